@@ -1,0 +1,104 @@
+"""The command line: results on stdout, progress on stderr, one sentence for a mistake.
+
+Commands import what they need when they run, so that `decollapse --help` does not wait for PyTorch.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from decollapse import __version__
+
+app = App(
+    name="decollapse",
+    version=__version__,
+    help="Find, explain and repair dimensional collapse in federated learning.",
+)
+
+Overrides = Annotated[tuple[str, ...], Parameter(name=["--set", "-s"], negative=(), consume_multiple=False)]
+Sweeps = Annotated[tuple[str, ...], Parameter(name="--sweep", negative=(), consume_multiple=False)]
+AsJson = Annotated[bool, Parameter(name="--json", negative=())]
+
+
+@app.command
+def run(
+    recipe: Path | None = None,
+    /,
+    *,
+    overrides: Overrides = (),
+    sweeps: Sweeps = (),
+    out: Path | None = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a federation as a recipe says, and keep everything in a folder.
+
+    Example: decollapse run recipes/demo.toml --set client.objective.feddecorr.beta=0.1 --out runs/mine
+
+    Parameters
+    ----------
+    recipe
+        A TOML file; without one, every setting has its default.
+    overrides
+        One setting, such as client.epochs=5; repeat it for more.
+    sweeps
+        Several values of one setting, such as seed=0,1,2; repeat it for every combination.
+    out
+        The run's folder, or with --sweep the folder of all runs'; by default a new one below runs/.
+    as_json
+        Print the summary as JSON.
+    """
+    from decollapse.study import create_runs
+    from decollapse.terminal import print_comparison, run_folders
+
+    folders = create_runs(recipe, overrides, sweeps, out)
+    run_folders(folders)
+    print_comparison([folder.path for folder in folders], as_json=as_json)
+
+
+@app.command
+def resume(*folders: Path, as_json: AsJson = False) -> None:
+    """Go on with unfinished runs: bit for bit as if they had not been stopped.
+
+    Example: decollapse resume runs/mine
+
+    Parameters
+    ----------
+    folders
+        Run folders, or folders of run folders; runs that are finished are left alone.
+    as_json
+        Print the summary as JSON.
+    """
+    from decollapse.runs import find_runs
+    from decollapse.terminal import print_comparison, run_folders
+
+    found = find_runs(folders)
+    run_folders(found)
+    print_comparison([folder.path for folder in found], as_json=as_json)
+
+
+def main() -> None:
+    """Run the command line; a person's mistake is one sentence and exit code 2."""
+    sys.exit(_main(sys.argv[1:]))
+
+
+def _main(arguments: list[str]) -> int:
+    debug = "--debug" in arguments
+    try:
+        app([argument for argument in arguments if argument != "--debug"])
+    except KeyboardInterrupt:
+        sys.stderr.write("Stopped. Go on with `decollapse resume` and the folder of the run.\n")
+        return 130
+    except (ValueError, OSError, RuntimeError) as error:
+        if debug:
+            raise
+        sys.stderr.write(f"decollapse: {error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    main()

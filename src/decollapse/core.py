@@ -1,0 +1,155 @@
+"""The records that travel between server, engine and client.
+
+    server --Broadcast--> client --ClientResult--> aggregator
+
+Each is a frozen dataclass of plain data, so that it pickles, compares and can be sent anywhere. New methods send more
+through `extras`; nobody's signature changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from decollapse.tree import Tree
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int, Shaped
+
+ClientState = dict[str, Tree]
+"""What one client keeps between rounds: a tree for each stateful term, by its name, and its own buffers."""
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """What the server owns and sends.
+
+    Attributes:
+        params: the tensors that are optimised.
+        buffers: the rest of the `state_dict` (BatchNorm's statistics and counters). No optimiser touches them.
+    """
+
+    params: Tree
+    buffers: Tree = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: nn.Module) -> ModelState:
+        """Copy a model's parameters and persistent buffers."""
+        params = {name: param.detach().clone() for name, param in model.named_parameters()}
+        state = model.state_dict()
+        return cls(params, {name: leaf.clone() for name, leaf in state.items() if name not in params})
+
+    def load_into(self, model: nn.Module) -> None:
+        """Overwrite the weights and buffers of `model` in place, keeping its device, dtype and memory format."""
+        state = model.state_dict()
+        with torch.no_grad():
+            for name, leaf in (self.params | self.buffers).items():
+                state[name].copy_(leaf)
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a model returns.
+
+    Attributes:
+        logits: one score a class, before the softmax.
+        features: the input of the classifier, where collapse is measured and repaired.
+    """
+
+    logits: Float[Tensor, "n classes"]
+    features: Float[Tensor, "n d"]
+
+
+@dataclass(frozen=True)
+class ClientData:
+    """The examples of one client, in memory.
+
+    Attributes:
+        client: its number, 0 to K - 1.
+        x: uint8 images (n, channels, height, width) or floating-point features; see `preprocess`.
+        y: labels, 0 to num_classes - 1.
+        num_classes: of the whole federation, not of this client.
+        preprocess: turns a batch of `x`, augmented or not, into the model's floating-point input.
+    """
+
+    client: int
+    x: Shaped[Tensor, "n ..."]
+    y: Int[Tensor, "n"]
+    num_classes: int
+    preprocess: Callable[[Tensor], Tensor]
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    @cached_property
+    def class_counts(self) -> Int[Tensor, "classes"]:
+        """How many training examples of each class this client holds."""
+        return torch.bincount(self.y, minlength=self.num_classes)
+
+
+@dataclass(frozen=True)
+class Broadcast:
+    """What every client of a cohort receives.
+
+    Attributes:
+        round: 1 in the first round.
+        model: where local training starts, the *anchor*.
+        seed: of the run; a client derives its own from (seed, round, client).
+        extras: what some methods send beside the model (SCAFFOLD's control variate).
+    """
+
+    round: int
+    model: ModelState
+    seed: int
+    extras: Tree = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ClientResult:
+    """What a client sends back.
+
+    Attributes:
+        client: its number.
+        num_examples: its weight in the average.
+        num_steps: local optimiser steps taken.
+        delta: local parameters minus the anchor's.
+        buffers: the local model's buffers as they are after training.
+        metrics: means over the local steps, one for each term of the objective, and `accuracy`.
+        extras: what some methods and measurements send beside the update.
+        seconds: wall-clock time of the local training; the one field that differs between two equal runs.
+    """
+
+    client: int
+    num_examples: int
+    num_steps: int
+    delta: Tree
+    buffers: Tree
+    metrics: dict[str, float]
+    extras: Tree = field(default_factory=dict)
+    seconds: float = field(default=0.0, compare=False)
+
+
+class ClientCall(Protocol):
+    """Anything an engine can run on a client: local training, or a measurement."""
+
+    def __call__(
+        self, model: nn.Module, data: ClientData, broadcast: Broadcast, state: ClientState
+    ) -> tuple[ClientResult, ClientState]:
+        """Use `model` as scratch memory, and return the result with the client's next state."""
+        ...
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A 63-bit seed that is a function of `parts` alone: the same in every process, on every machine.
+
+    >>> derive_seed(0, 1, 2) == derive_seed(0, 1, 2), derive_seed(0, 1, 2) == derive_seed(0, 2, 1)
+    (True, False)
+    """
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1

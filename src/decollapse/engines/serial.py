@@ -1,0 +1,83 @@
+"""The reference engine: one client after the other, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+
+from decollapse.core import Broadcast, ClientCall, ClientData, ClientResult, ClientState
+from decollapse.engines import DType, Engine, Federation, placed
+from decollapse.tree import Tree
+
+
+@dataclass(frozen=True)
+class Serial:
+    """One client after the other.
+
+    Attributes:
+        device: where models and batches live, such as `cpu`, `cuda` or `cuda:1`.
+        dtype: of parameters and activations.
+        channels_last: lay convolutions' memory out channel by channel; several times faster on the CPU.
+        threads: for PyTorch's operators. 1 gives the same bits on every machine with the same processor type, and the
+            same as the process engine; None keeps PyTorch's own setting.
+    """
+
+    device: str = "cpu"
+    dtype: DType = "float32"
+    channels_last: bool = True
+    threads: int | None = 1
+
+    @contextmanager
+    def __call__(self, federation: Federation) -> Iterator[Engine]:
+        """The engine; PyTorch's number of threads is put back at the end."""
+        before = torch.get_num_threads()
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        try:
+            yield SerialEngine(self, federation)
+        finally:
+            torch.set_num_threads(before)
+
+
+class SerialEngine:
+    """A started `Serial`: holds the scratch model that every client trains in turn."""
+
+    def __init__(self, settings: Serial, federation: Federation) -> None:
+        with torch.random.fork_rng(devices=[]):
+            self._model = placed(federation.build_model(), settings)
+        self._device = settings.device
+        self._clients = federation.clients
+
+    def run(
+        self, call: ClientCall, broadcast: Broadcast, cohort: Sequence[int], states: Mapping[int, ClientState]
+    ) -> Iterator[tuple[ClientResult, ClientState]]:
+        """See `Engine.run`."""
+        for client in cohort:
+            yield self.run_one(call, broadcast, client, states.get(client, {}))
+
+    def run_one(
+        self, call: ClientCall, broadcast: Broadcast, client: int, state: ClientState
+    ) -> tuple[ClientResult, ClientState]:
+        """One client's result and next state."""
+        try:
+            result, state = call(self._model, self._on_device(self._clients[client]), broadcast, state)
+        except Exception as error:
+            error.add_note(f"This happened on client {client} in round {broadcast.round}.")
+            raise
+        result = replace(
+            result, delta=_home(result.delta), buffers=_home(result.buffers), extras=_home(result.extras)
+        )
+        return result, {name: _home(leaf) for name, leaf in state.items()}
+
+    def _on_device(self, data: ClientData) -> ClientData:
+        if self._device == "cpu":
+            return data
+        return replace(data, x=data.x.to(self._device), y=data.y.to(self._device))
+
+
+def _home(tree: Tree) -> Tree:
+    """On the CPU and contiguous: a sum over a tensor has bits that depend on its memory layout."""
+    return {name: leaf.to("cpu").contiguous() for name, leaf in tree.items()}

@@ -1,0 +1,161 @@
+"""Accuracy, loss and feature statistics of a model on a set of examples, in one forward pass."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from decollapse.core import Output
+from decollapse.spectrum import FeatureStatistics
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int, Shaped
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a model does on a set of examples. Means are over examples, whatever the batches were.
+
+    Attributes:
+        num_examples: how many, at least 1.
+        accuracy: fraction classified right, 0 to 1. An example with a logit that is NaN or infinite counts as wrong.
+        loss: mean cross-entropy in nats; NaN or infinite for a model that has diverged.
+        per_class_accuracy: accuracy on the examples of each class; None for a class without examples.
+        class_counts: examples of each class.
+        statistics: of the features, for `spectrum.summarize`; None if a feature is NaN or infinite.
+    """
+
+    num_examples: int
+    accuracy: float
+    loss: float
+    per_class_accuracy: tuple[float | None, ...]
+    class_counts: tuple[int, ...]
+    statistics: FeatureStatistics | None = field(compare=False, repr=False)
+
+    @property
+    def finite(self) -> bool:
+        """Whether the loss and every feature are finite numbers."""
+        return math.isfinite(self.loss) and self.statistics is not None
+
+
+def evaluate(
+    model: nn.Module,
+    x: Shaped[Tensor, "n ..."],
+    y: Int[Tensor, "n"],
+    *,
+    num_classes: int,
+    preprocess: Callable[[Tensor], Tensor],
+    batch_size: int = 500,
+    per_class: bool = False,
+) -> Evaluation:
+    """Run `model` on all examples in eval mode, without gradient, and leave every module in the mode it was in.
+
+    A model that has diverged does not raise: see `Evaluation`.
+
+    Args:
+        model: returns `Output`; examples go to the device and dtype of its parameters.
+        x: uint8 images or floating-point features, as in `ClientData`.
+        y: labels, 0 to num_classes - 1.
+        num_classes: number of logits.
+        preprocess: turns a batch of `x` into floating-point input.
+        batch_size: examples a forward pass; memory and speed only, up to rounding.
+        per_class: keep the feature statistics of each class apart, for within- and between-class measures.
+
+    Raises:
+        ValueError: there are no examples, `x`, `y` and `num_classes` do not fit together, or features are not (n, d).
+
+    >>> from decollapse.core import Output
+    >>> class Identity(nn.Module):
+    ...     def forward(self, x):
+    ...         return Output(logits=x, features=x)
+    >>> x, y = torch.tensor([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0]]), torch.tensor([0, 1, 1])
+    >>> result = evaluate(Identity(), x, y, num_classes=2, preprocess=lambda x: x)
+    >>> result.num_examples, round(result.accuracy, 4), result.per_class_accuracy
+    (3, 0.6667, (1.0, 0.5))
+    """
+    _check_examples(x, y, num_classes)
+    y = y.long().cpu()
+    loss, right = 0.0, torch.zeros(num_classes, dtype=torch.int64)
+    statistics, finite = None, True
+    with _evaluating(model):
+        for rows, output in _outputs(model, x, preprocess, batch_size):
+            labels, logits = y[rows], output.logits.cpu().double()
+            if logits.shape != (len(labels), num_classes):
+                raise ValueError(f"expected logits of shape ({len(labels)}, {num_classes}), got {tuple(logits.shape)}.")
+            loss += float(nn.functional.cross_entropy(logits, labels, reduction="sum"))
+            hits = (logits.argmax(dim=1) == labels) & logits.isfinite().all(dim=1)
+            right += torch.bincount(labels[hits], minlength=num_classes)
+            finite = finite and bool(output.features.isfinite().all())
+            if finite:
+                classes = num_classes if per_class else 1
+                statistics = statistics or FeatureStatistics.empty(output.features.shape[1], num_classes=classes)
+                statistics.update(output.features, labels if classes > 1 else None)
+    counts = torch.bincount(y, minlength=num_classes)
+    return Evaluation(
+        num_examples=len(y),
+        accuracy=int(right.sum()) / len(y),
+        loss=loss / len(y),
+        per_class_accuracy=tuple(r / n if n else None for r, n in zip(right.tolist(), counts.tolist(), strict=True)),
+        class_counts=tuple(counts.tolist()),
+        statistics=statistics if finite else None,
+    )
+
+
+def features(
+    model: nn.Module,
+    x: Shaped[Tensor, "n ..."],
+    *,
+    preprocess: Callable[[Tensor], Tensor],
+    batch_size: int = 500,
+) -> Float[Tensor, "n d"]:
+    """The features of all examples in eval mode, without gradient, in the order of `x`, on the CPU.
+
+    For small sets and measures that need the vectors themselves; `evaluate` keeps d x d sums only.
+    Raises ValueError if there are no examples.
+    """
+    if len(x) == 0:
+        raise ValueError("features need at least one example, got none.")
+    with _evaluating(model):
+        return torch.cat([output.features.cpu() for _, output in _outputs(model, x, preprocess, batch_size)])
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode without gradient; afterwards each module is in its own former mode, so a frozen BatchNorm stays so."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _outputs(
+    model: nn.Module, x: Tensor, preprocess: Callable[[Tensor], Tensor], batch_size: int
+) -> Iterator[tuple[slice, Output]]:
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+    weight = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    for start in range(0, len(x), batch_size):
+        rows = slice(start, min(start + batch_size, len(x)))
+        output = model(preprocess(x[rows].to(weight.device)).to(weight.dtype))
+        if not isinstance(output, Output):
+            raise TypeError(
+                f"the model must return decollapse.core.Output(logits, features), got {type(output).__name__}."
+            )
+        yield rows, output
+
+
+def _check_examples(x: Tensor, y: Tensor, num_classes: int) -> None:
+    if len(x) == 0 or y.shape != (len(x),):
+        raise ValueError(f"evaluation needs n >= 1 examples and n labels, got {len(x)} and shape {tuple(y.shape)}.")
+    if not 0 <= int(y.min()) <= int(y.max()) < num_classes:
+        raise ValueError(f"labels must be 0 to {num_classes - 1}, got {int(y.min())} to {int(y.max())}.")

@@ -1,0 +1,216 @@
+"""One experiment as a value, and what it takes to run it: data, partition, initial model, engine, evaluation."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import torch
+from torch import nn
+
+from decollapse.aggregate import Aggregator, WeightedMean
+from decollapse.algorithms import Algorithm
+from decollapse.client import ClientUpdate
+from decollapse.core import ClientCall, ModelState, derive_seed
+from decollapse.data import Dataset, DataSource, Dirichlet, FederatedData, Partition
+from decollapse.diagnosis import MeasureLocalSpectrum, Probe
+from decollapse.engines import Engine, EngineSettings, Federation, placed
+from decollapse.engines.process import Process
+from decollapse.evaluation import Evaluation, evaluate
+from decollapse.guard import GuardPolicy
+from decollapse.models import ModelBuilder, SmallCNN
+from decollapse.server import ServerOptimizer, ServerSGD
+from decollapse.simulation import RoundRecord, ServerState, simulate
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What is measured, and how often. The last round is always measured in full.
+
+    Attributes:
+        every: rounds between two evaluations of the global model on the test set, >= 1.
+        local_every: rounds between two measurements of the local models' spectra, >= 1; 0 for never.
+        probe_size: test examples shown to the local models, drawn once; about 5 a feature dimension or more.
+        batch_size: examples a forward pass; memory and speed only.
+    """
+
+    every: int = 1
+    local_every: int = 5
+    probe_size: int = 1000
+    batch_size: int = 500
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or self.local_every < 0 or self.probe_size < 2 or self.batch_size < 1:
+            raise ValueError(
+                "evaluation needs every >= 1, local_every >= 0, probe_size >= 2 and batch_size >= 1, got "
+                f"{self.every}, {self.local_every}, {self.probe_size} and {self.batch_size}."
+            )
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A federated experiment: the schema of a recipe.
+
+    Attributes:
+        data: where the examples come from.
+        partition: how they are dealt to the clients.
+        num_clients: size of the federation, >= 1.
+        cohort_size: clients asked a round; None asks all of them.
+        model: what is trained.
+        client: local training, the objective among it.
+        aggregate: from many updates to one.
+        server: from the aggregate to a step.
+        rounds: communication rounds, >= 1.
+        seed: partition, initial weights, cohorts and everything random on a client are functions of it.
+        guard: what happens to an update with NaN, infinity or a wrong shape: `reject`, `abort` or `clip`.
+        evaluation: what is measured.
+        engine: where clients run; changes time, never the result.
+    """
+
+    data: DataSource = DataSource()
+    partition: Partition = Dirichlet(alpha=0.1)
+    num_clients: int = 10
+    cohort_size: int | None = None
+    model: ModelBuilder = SmallCNN()
+    client: ClientUpdate = ClientUpdate()
+    aggregate: Aggregator = WeightedMean()
+    server: ServerOptimizer = ServerSGD()
+    rounds: int = 10
+    seed: int = 0
+    guard: GuardPolicy = "reject"
+    evaluation: EvaluationSettings = EvaluationSettings()
+    engine: EngineSettings = Process()
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1 or self.num_clients < 1:
+            raise ValueError(f"rounds and num_clients are at least 1, got {self.rounds} and {self.num_clients}.")
+        if self.cohort_size is not None and not 1 <= self.cohort_size <= self.num_clients:
+            raise ValueError(
+                f"cohort_size is from 1 to num_clients = {self.num_clients}, got {self.cohort_size}; "
+                "leave it out to ask every client."
+            )
+        if self.seed < 0:
+            raise ValueError(f"a seed is 0 or more, got {self.seed}.")
+
+    @property
+    def algorithm(self) -> Algorithm:
+        """The four slots."""
+        return Algorithm(client=self.client, aggregate=self.aggregate, server=self.server)
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """An experiment with its data loaded and dealt, ready to run any number of times.
+
+    Attributes:
+        experiment: what was asked for.
+        dataset: its data.
+        clients: the same, dealt.
+    """
+
+    experiment: Experiment
+    dataset: Dataset
+    clients: FederatedData
+
+    @cached_property
+    def build_model(self) -> Callable[[], nn.Module]:
+        """Draws a model; pickles."""
+        return partial(self.experiment.model, self.dataset.input_shape, self.dataset.num_classes)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of every example and label: the same data, and no others, give the same."""
+        digest = hashlib.blake2b(digest_size=16)
+        dataset = self.dataset
+        for tensor in (dataset.train_x, dataset.train_y, dataset.test_x, dataset.test_y):
+            digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def initial_model(self) -> ModelState:
+        """The weights every run with this seed and model starts from, whatever its algorithm."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed("model", self.experiment.seed))
+            model = self.build_model()
+        return ModelState.of(model.to(getattr(torch, self.experiment.engine.dtype)))
+
+    def run(
+        self,
+        start: ServerState | None = None,
+        *,
+        watch: Callable[[Engine], Engine] = lambda engine: engine,
+    ) -> Iterator[tuple[RoundRecord, ServerState]]:
+        """Run to the last round, from the beginning or from a saved state.
+
+        Args:
+            start: the state to go on from; None begins with round 0.
+            watch: wraps the engine, to see results as they come.
+        """
+        experiment = self.experiment
+        with experiment.engine(Federation(self.build_model, self.clients)) as engine:
+            yield from simulate(
+                experiment.algorithm,
+                watch(engine),
+                start or self.initial_model(),
+                num_clients=experiment.num_clients,
+                rounds=experiment.rounds,
+                seed=experiment.seed,
+                cohort_size=experiment.cohort_size,
+                guard=experiment.guard,
+                evaluate=self._global_evaluation(),
+                measure=self._local_measurement,
+            )
+
+    def _global_evaluation(self) -> Callable[[int, ModelState], Evaluation | None]:
+        """A function of (round, model) that owns a model to evaluate with."""
+        settings, engine = self.experiment.evaluation, self.experiment.engine
+        with torch.random.fork_rng(devices=[]):
+            model = placed(self.build_model(), engine)
+
+        def evaluation(round: int, state: ModelState) -> Evaluation | None:
+            if round % settings.every and round != self.experiment.rounds:
+                return None
+            state.load_into(model)
+            return evaluate(
+                model,
+                self.dataset.test_x,
+                self.dataset.test_y,
+                num_classes=self.dataset.num_classes,
+                preprocess=self.dataset.preprocess,
+                batch_size=settings.batch_size,
+            )
+
+        return evaluation
+
+    @cached_property
+    def _probe(self) -> Probe:
+        """A fixed random part of the test set: the same for every run on these data."""
+        generator = torch.Generator().manual_seed(derive_seed("probe"))
+        order = torch.randperm(len(self.dataset.test_y), generator=generator)
+        chosen = order[: self.experiment.evaluation.probe_size]
+        return Probe(
+            self.dataset.test_x[chosen],
+            self.dataset.test_y[chosen],
+            self.dataset.num_classes,
+            self.dataset.preprocess,
+        )
+
+    def _local_measurement(self, round: int) -> Callable[[ClientCall], ClientCall] | None:
+        every = self.experiment.evaluation.local_every
+        if every == 0 or (round % every and round != self.experiment.rounds):
+            return None
+        return partial(MeasureLocalSpectrum, probe=self._probe)
+
+
+def prepare(experiment: Experiment) -> Prepared:
+    """Load the data and deal them.
+
+    Raises:
+        ValueError: the data are missing, damaged, or cannot be dealt as asked.
+    """
+    dataset = experiment.data.load()
+    parts = experiment.partition(
+        dataset.train_y, experiment.num_clients, seed=experiment.seed, columns=dataset.train_columns
+    )
+    return Prepared(experiment, dataset, FederatedData(dataset, parts))

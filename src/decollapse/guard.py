@@ -1,0 +1,88 @@
+"""Keeps an unusable update out of the average.
+
+A plain mean takes NaN from one client and the run is over. Here an update with NaN, infinity, or tensors that are not
+the model's is caught before it is aggregated, and named: client, round, first offending tensor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+
+from decollapse.core import Broadcast, ClientResult
+from decollapse.tree import Tree
+
+GuardPolicy = Literal["reject", "abort", "clip"]
+
+
+class UnusableUpdateError(RuntimeError):
+    """A client sent an update that cannot be averaged, and the policy is `abort`."""
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """An update that did not enter the average as it came: whose, and why."""
+
+    client: int
+    reason: str
+
+
+def guarded(
+    result: ClientResult, broadcast: Broadcast, policy: GuardPolicy
+) -> tuple[ClientResult | None, Rejection | None]:
+    """The result to aggregate, if any, and the note to keep, if any.
+
+    `reject` leaves an unusable result out, and the client's new state with it. `abort` ends the run. `clip` puts 0
+    in place of each non-finite entry of an update and the broadcast's value in place of each non-finite buffer entry;
+    tensors that are not the model's are rejected all the same.
+
+    Raises:
+        UnusableUpdateError: the result is unusable and the policy is `abort`.
+    """
+    mismatch = _mismatch(result, broadcast)
+    reason = mismatch or _non_finite(result)
+    if reason is None:
+        return result, None
+    if policy == "abort":
+        raise UnusableUpdateError(
+            f"round {broadcast.round}, client {result.client}: {reason}; a smaller local learning rate may help, "
+            'or guard = "reject" goes on without this client.'
+        )
+    if policy == "reject" or mismatch:
+        return None, Rejection(result.client, reason)
+    return _clipped(result, broadcast), Rejection(result.client, f"{reason}; non-finite entries put back")
+
+
+def _mismatch(result: ClientResult, broadcast: Broadcast) -> str | None:
+    """How the result's tensors differ from the model's, if they do."""
+    for kind, sent, expected in (
+        ("update", result.delta, broadcast.model.params),
+        ("buffers", result.buffers, broadcast.model.buffers),
+    ):
+        if sent.keys() != expected.keys():
+            names = sorted(sent.keys() ^ expected.keys())
+            return f"the {kind} and the model differ in {names[0]!r}"
+        for name, leaf in sent.items():
+            if leaf.shape != expected[name].shape:
+                return f"{name!r} has shape {tuple(leaf.shape)}, the model's has {tuple(expected[name].shape)}"
+    return None
+
+
+def _non_finite(result: ClientResult) -> str | None:
+    """The first tensor with a NaN or an infinity, if there is one."""
+    for name, leaf in (result.delta | result.buffers).items():
+        if not torch.isfinite(leaf).all():
+            return f"{name!r} has NaN or infinite values"
+    return None
+
+
+def _clipped(result: ClientResult, broadcast: Broadcast) -> ClientResult:
+    def repair(sent: Tree, instead: Tree) -> Tree:
+        return {name: torch.where(torch.isfinite(leaf), leaf, instead[name]) for name, leaf in sent.items()}
+
+    zeros = {name: torch.zeros_like(leaf) for name, leaf in result.delta.items()}
+    return replace(
+        result, delta=repair(result.delta, zeros), buffers=repair(result.buffers, broadcast.model.buffers)
+    )

@@ -1,0 +1,159 @@
+"""Models as the rest of the package sees them: logits, and the features the logits are made of.
+
+`Classifier` is for a model written in two parts. `HookedClassifier` is for a model somebody else wrote (torchvision,
+timm, Hugging Face): it takes the features from a named layer, and the model stays as it is.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from torch import Tensor, nn
+
+from decollapse.core import Output
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+class ModelBuilder(Protocol):
+    """A model as a value: a frozen dataclass of its settings that, called, draws a freshly initialised model.
+
+    Weights come from torch's global generator: seed it inside `torch.random.fork_rng()`.
+    """
+
+    def __call__(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+        """A model for examples of `input_shape` (without the batch) whose `forward` returns an `Output`."""
+        ...
+
+
+class Classifier(nn.Module):
+    """A model that returns its features beside its logits: `z = encoder(x)`, `logits = head(z)`.
+
+    Args:
+        encoder: maps a batch to features of shape (n, d).
+        head: the last layer.
+
+    Raises:
+        ValueError: in `forward`, when the features are not of shape (n, d).
+
+    >>> import torch
+    >>> model = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU()), nn.Linear(3, 2))
+    >>> output = model(torch.zeros(5, 1, 2, 2))
+    >>> output.logits.shape, output.features.shape
+    (torch.Size([5, 2]), torch.Size([5, 3]))
+    """
+
+    def __init__(self, encoder: nn.Module, head: nn.Linear) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+
+    def forward(self, x: Float[Tensor, "n ..."]) -> Output:
+        """Logits and features of a batch."""
+        features = self.encoder(x)
+        if features.ndim != 2:
+            raise ValueError(
+                f"the encoder must return features of shape (n, d), got {tuple(features.shape)}; end it with "
+                "nn.AdaptiveAvgPool2d(1) and nn.Flatten() if these are feature maps."
+            )
+        return Output(logits=self.head(features), features=features)
+
+
+class HookedClassifier(nn.Module):
+    """Any network, unchanged, with its features taken from the input or the output of one of its layers.
+
+    The network may return a tensor, which is the logits, or any object with an attribute `logits` (Hugging Face's
+    outputs, torchvision's Inception). The hook exists during `forward` only: nothing is kept alive between two batches,
+    and copies and pickles are those of the network. Parameters are called `network.` + their own name.
+
+    A classifier that starts with dropout, `Sequential(Dropout, Linear)`, sees two kinds of features: the input of the
+    `Sequential` is before the dropout, the input of its `Linear` after.
+
+    Args:
+        network: the model.
+        layer: the layer's name in `network.named_modules()`.
+        take: its "input" (the first argument it is called with) or its "output".
+
+    Raises:
+        ValueError: no layer has this name; or, in `forward`, the layer was called never or more than once, the features
+            are not of shape (n, d), or the network returned no logits.
+
+    >>> import torch
+    >>> model = HookedClassifier(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), layer="2")
+    >>> model(torch.zeros(5, 4)).features.shape
+    torch.Size([5, 3])
+    """
+
+    def __init__(self, network: nn.Module, layer: str = "fc", take: Literal["input", "output"] = "input") -> None:
+        super().__init__()
+        if take not in ("input", "output"):
+            raise ValueError(f'take must be "input" or "output", got {take!r}.')
+        names = [name for name, _ in network.named_modules(remove_duplicate=False) if name]
+        if layer not in names:
+            nearest = get_close_matches(layer, names, n=3, cutoff=0.0)
+            raise ValueError(
+                f"the network has no layer {layer!r}; the nearest names are {', '.join(nearest) or 'none'}."
+            )
+        self.network = network
+        self.layer = layer
+        self.take = take
+
+    def forward(self, x: Float[Tensor, "n ..."]) -> Output:
+        """Logits and features of a batch."""
+        seen: list[Any] = []
+
+        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            seen.append(_keep(next(iter((*args, *kwargs.values())), None)))
+
+        def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            seen.append(_keep(output))
+
+        layer = self.network.get_submodule(self.layer)
+        if self.take == "input":
+            hook = layer.register_forward_pre_hook(before, with_kwargs=True)
+        else:
+            hook = layer.register_forward_hook(after)
+        try:
+            result = self.network(x)
+        finally:
+            hook.remove()
+        return Output(logits=self._logits(result), features=self._features(seen))
+
+    def _logits(self, result: Any) -> Tensor:
+        logits = result if isinstance(result, Tensor) else getattr(result, "logits", None)
+        if not isinstance(logits, Tensor):
+            raise ValueError(
+                "the network must return a tensor of logits or an object with an attribute `logits`, "
+                f"got {type(result).__name__}; wrap it in a module that does."
+            )
+        return logits
+
+    def _features(self, seen: list[Any]) -> Tensor:
+        place = f"the {self.take} of layer {self.layer!r}"
+        if len(seen) != 1:
+            raise ValueError(
+                f"layer {self.layer!r} must be called once in a forward, was called {len(seen)} times; "
+                f"choose another: {self._advice()}."
+            )
+        features = seen[0]
+        if not isinstance(features, Tensor):
+            raise ValueError(
+                f"{place} must be a tensor, got {type(features).__name__}; choose another: {self._advice()}."
+            )
+        if features.ndim != 2:
+            raise ValueError(
+                f"{place} must have shape (n, d), got {tuple(features.shape)}; choose a layer after the pooling "
+                f"({self._advice()}), or pool in the network, as in `x.mean((2, 3))` for maps of shape (n, d, h, w)."
+            )
+        return features
+
+    def _advice(self) -> str:
+        linear = [name for name, module in self.network.named_modules() if isinstance(module, nn.Linear)]
+        return f"its linear layers are {', '.join(linear[-3:])}" if linear else "it has no linear layer"
+
+
+def _keep(seen: Any) -> Any:
+    # A copy, because the layer itself or the next one may work in place, as ReLUs often do.
+    return seen.clone() if isinstance(seen, Tensor) else seen

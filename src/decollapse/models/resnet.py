@@ -1,0 +1,186 @@
+"""Residual networks for small images.
+
+He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", CVPR 2016, https://arxiv.org/abs/1512.03385.
+`ResNet20` and `ResNet32` are those of its section 4.2: three stages, shortcuts without parameters (option A).
+`ResNet18` is the ImageNet network with the stem that small images call for, one 3 x 3 convolution and no pooling, and
+1 x 1 convolutions on the shortcuts that change shape (option B). Departures: the normalisation is a choice, and the
+global average pooling accepts every image size.
+
+Without normalisation the branches of a deep residual network add up and training diverges. `norm="none"` therefore
+starts every branch at 0 and divides the other weights of the branch by the square root of the number of blocks, after
+Zhang, Dauphin, Ma, "Fixup Initialization", ICLR 2019, https://arxiv.org/abs/1901.09321, without its extra scalars: the
+biases of the convolutions take their place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from decollapse.models.classifier import Classifier
+from decollapse.models.initialization import kaiming
+from decollapse.models.norm import Norm, check_norm, norm_layer
+from decollapse.models.shape import image_channels
+
+
+class PaddedShortcut(nn.Module):
+    """Option A of the paper: every second pixel, new channels filled with zeros. No parameters."""
+
+    def __init__(self, new_channels: int, stride: int) -> None:
+        super().__init__()
+        self.new_channels = new_channels
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Subsample and pad on both sides of the channels."""
+        before = self.new_channels // 2
+        x = x[:, :, :: self.stride, :: self.stride]
+        return pad(x, (0, 0, 0, 0, before, self.new_channels - before))
+
+
+class ResidualBlock(nn.Module):
+    """Two 3 x 3 convolutions beside a shortcut: `relu(shortcut(x) + norm(conv(relu(norm(conv(x))))))`."""
+
+    def __init__(self, inputs: int, outputs: int, *, stride: int, norm: Norm, project: bool) -> None:
+        super().__init__()
+        bias = norm == "none"
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=bias)
+        self.norm1 = norm_layer(norm, outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=bias)
+        self.norm2 = norm_layer(norm, outputs)
+        self.relu = nn.ReLU(inplace=True)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            if project:
+                conv = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=bias)
+                self.shortcut = nn.Sequential(conv, norm_layer(norm, outputs))
+            else:
+                self.shortcut = PaddedShortcut(outputs - inputs, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The sum of branch and shortcut, after the ReLU."""
+        branch: Tensor = self.norm2(self.conv2(self.relu(self.norm1(self.conv1(x)))))
+        out: Tensor = self.relu(branch + self.shortcut(x))
+        return out
+
+
+def _residual_network(
+    input_shape: tuple[int, ...], num_classes: int, *, widths: list[int], blocks: int, norm: Norm, project: bool
+) -> nn.Module:
+    """A stem, `blocks` residual blocks for each stage in `widths`, global average pooling, the head."""
+    encoder = nn.Sequential()
+    encoder.add_module("conv", nn.Conv2d(image_channels(input_shape), widths[0], 3, padding=1, bias=norm == "none"))
+    encoder.add_module("norm", norm_layer(norm, widths[0]))
+    encoder.add_module("relu", nn.ReLU(inplace=True))
+    inputs = widths[0]
+    for stage, outputs in enumerate(widths, start=1):
+        layers = []
+        for block in range(blocks):
+            stride = 2 if stage > 1 and block == 0 else 1
+            layers.append(ResidualBlock(inputs, outputs, stride=stride, norm=norm, project=project))
+            inputs = outputs
+        encoder.add_module(f"stage{stage}", nn.Sequential(*layers))
+    encoder.add_module("pool", nn.AdaptiveAvgPool2d(1))
+    encoder.add_module("flatten", nn.Flatten())
+    kaiming(encoder)
+    if norm == "none":
+        _start_branches_at_zero(encoder, num_blocks=blocks * len(widths))
+    return Classifier(encoder, nn.Linear(inputs, num_classes))
+
+
+@torch.no_grad()
+def _start_branches_at_zero(encoder: nn.Module, *, num_blocks: int) -> None:
+    for module in encoder.modules():
+        if isinstance(module, ResidualBlock):
+            module.conv1.weight.mul_(num_blocks**-0.5)
+            module.conv2.weight.zero_()
+
+
+@dataclass(frozen=True)
+class ResNet20:
+    """The ResNet-20 of the CIFAR experiments, 269,722 parameters with three channels, ten classes and BatchNorm.
+
+    Attributes:
+        width: channels of the first stage; the stages have w, 2w, 4w, and 4w is the feature dimension.
+        norm: the normalisation after each convolution.
+
+    Raises:
+        ValueError: a width below 1, or an unknown `norm`; when called, examples that are no images.
+
+    >>> ResNet20()((3, 32, 32), 10)(torch.zeros(2, 3, 32, 32)).features.shape
+    torch.Size([2, 64])
+    """
+
+    width: int = 16
+    norm: Norm = "batch"
+
+    def __post_init__(self) -> None:
+        _check(self.width, self.norm)
+
+    def __call__(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+        """A freshly drawn network."""
+        widths = [self.width, 2 * self.width, 4 * self.width]
+        return _residual_network(input_shape, num_classes, widths=widths, blocks=3, norm=self.norm, project=False)
+
+
+@dataclass(frozen=True)
+class ResNet32:
+    """The ResNet-32 of the CIFAR experiments, 464,154 parameters with three channels, ten classes and BatchNorm.
+
+    Attributes:
+        width: channels of the first stage; the stages have w, 2w, 4w, and 4w is the feature dimension.
+        norm: the normalisation after each convolution.
+
+    Raises:
+        ValueError: a width below 1, or an unknown `norm`; when called, examples that are no images.
+
+    >>> ResNet32()((3, 32, 32), 10)(torch.zeros(2, 3, 32, 32)).features.shape
+    torch.Size([2, 64])
+    """
+
+    width: int = 16
+    norm: Norm = "batch"
+
+    def __post_init__(self) -> None:
+        _check(self.width, self.norm)
+
+    def __call__(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+        """A freshly drawn network."""
+        widths = [self.width, 2 * self.width, 4 * self.width]
+        return _residual_network(input_shape, num_classes, widths=widths, blocks=5, norm=self.norm, project=False)
+
+
+@dataclass(frozen=True)
+class ResNet18:
+    """ResNet-18 for small images, 11,173,962 parameters with three channels, ten classes and BatchNorm.
+
+    Attributes:
+        width: channels of the first stage; the stages have w, 2w, 4w, 8w, and 8w is the feature dimension.
+        norm: the normalisation after each convolution.
+
+    Raises:
+        ValueError: a width below 1, or an unknown `norm`; when called, examples that are no images.
+
+    >>> ResNet18(width=8)((3, 64, 64), 200)(torch.zeros(2, 3, 64, 64)).features.shape
+    torch.Size([2, 64])
+    """
+
+    width: int = 64
+    norm: Norm = "batch"
+
+    def __post_init__(self) -> None:
+        _check(self.width, self.norm)
+
+    def __call__(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+        """A freshly drawn network."""
+        widths = [self.width, 2 * self.width, 4 * self.width, 8 * self.width]
+        return _residual_network(input_shape, num_classes, widths=widths, blocks=2, norm=self.norm, project=True)
+
+
+def _check(width: int, norm: str) -> None:
+    check_norm(norm)
+    if width < 1:
+        raise ValueError(f"width must be at least 1, got {width}.")

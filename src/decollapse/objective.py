@@ -1,0 +1,72 @@
+"""What a term of the client objective may look at, and what it must return.
+
+A client minimises the sum of its terms, `F(w) = sum_j term_j(step)`. A term is any callable with a `name`, usually a
+frozen dataclass that carries its own coefficient; see `terms/proximal.py` for the shortest one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from decollapse.core import Broadcast, ClientData, ModelState, Output
+from decollapse.tree import Tree
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+
+@dataclass(frozen=True)
+class Step:
+    """One local optimisation step, as a term sees it.
+
+    Attributes:
+        x: the batch as the model received it: augmented and normalised.
+        y: its labels.
+        output: logits and features of the local model, inside the autograd graph.
+        params: the live local parameters, inside the autograd graph.
+        anchor: the global model this client started the round from.
+        data: all of this client's examples; `data.class_counts` for losses that correct label skew.
+        broadcast: everything the server sent.
+        state: what this term's `init_state` or `next_state` returned; empty for a term without state.
+        frozen: output of another model on the same `x`, in eval mode and without gradient.
+    """
+
+    x: Float[Tensor, "n ..."]
+    y: Int[Tensor, "n"]
+    output: Output
+    params: Tree
+    anchor: ModelState
+    data: ClientData
+    broadcast: Broadcast
+    state: Tree
+    frozen: Callable[[ModelState], Output]
+
+
+class Term(Protocol):
+    """One summand of the client objective."""
+
+    @property
+    def name(self) -> str:
+        """Its name in metrics, states and recipes; unique within an objective."""
+        ...
+
+    def __call__(self, step: Step) -> Float[Tensor, ""]:
+        """The value of this summand, coefficient included."""
+        ...
+
+
+@runtime_checkable
+class StatefulTerm(Term, Protocol):
+    """A term that remembers something of its client between rounds."""
+
+    def init_state(self, anchor: ModelState) -> Tree:
+        """The state before the client's first round."""
+        ...
+
+    def next_state(self, state: Tree, local: ModelState, anchor: ModelState) -> Tree:
+        """The state after a round that took the client from `anchor` to `local`."""
+        ...

@@ -1,0 +1,87 @@
+"""Local optimisers, as picklable recipes that build a fresh `torch.optim` one for each client and round."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import nn
+
+
+class LocalOptimizer(Protocol):
+    """Builds the optimiser of one client's local training."""
+
+    def __call__(self, params: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """An optimiser over `params` whose `step` takes a closure."""
+        ...
+
+
+@dataclass(frozen=True)
+class SGD:
+    """Stochastic gradient descent with heavy-ball momentum; `v <- momentum v + g + weight_decay w; w <- w - lr v`.
+
+    Attributes:
+        lr: step size, > 0.
+        momentum: 0 to below 1. The buffer starts at zero every round, as in the FedDecorr release.
+        weight_decay: added to the gradient, >= 0; also acts on biases and normalisation weights, as in PyTorch.
+        nesterov: look ahead by one momentum step; needs momentum.
+    """
+
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise ValueError(f"lr is a step size and must be positive, got {self.lr}.")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum is a share from 0 to below 1, got {self.momentum}.")
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay cannot be negative, got {self.weight_decay}.")
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs a momentum above 0, got 0.")
+
+    def __call__(self, params: Iterable[nn.Parameter]) -> torch.optim.SGD:
+        """PyTorch's fused SGD: one pass over each parameter."""
+        return torch.optim.SGD(
+            params,
+            lr=self.lr,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            nesterov=self.nesterov,
+            fused=True,
+        )
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam with decoupled weight decay (Kingma & Ba 2015; Loshchilov & Hutter 2019), fresh every round.
+
+    Attributes:
+        lr: step size, > 0.
+        betas: decay of the first and second moment, each from 0 to below 1.
+        eps: added to the root of the second moment, > 0.
+        weight_decay: `w <- w - lr * weight_decay * w`, >= 0.
+    """
+
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0 or self.eps <= 0:
+            raise ValueError(f"lr and eps must be positive, got {self.lr} and {self.eps}.")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas are shares from 0 to below 1, got {self.betas}.")
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay cannot be negative, got {self.weight_decay}.")
+
+    def __call__(self, params: Iterable[nn.Parameter]) -> torch.optim.AdamW:
+        """PyTorch's fused AdamW."""
+        return torch.optim.AdamW(
+            params, lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay, fused=True
+        )

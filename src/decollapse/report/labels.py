@@ -1,0 +1,172 @@
+"""Recipes in words: what differs between them, and what to call each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Recipe = Mapping[str, Any]
+Path = tuple[str, ...]
+"""Keys from the top of a recipe to one of its values."""
+
+TERMS = {
+    "proximal": ("FedProx", "mu"),
+    "moon": ("MOON", "mu"),
+    "feddyn": ("FedDyn", "alpha"),
+    "feddecorr": ("FedDecorr", "beta"),
+    "variance": ("variance", "weight"),
+    "restricted_softmax": ("FedRS", "alpha"),
+    "logit_calibration": ("FedLC", "tau"),
+    "distillation": ("distillation", "beta"),
+}
+"""Terms of a client objective: what people call them, and the coefficient they are known by."""
+
+SERVERS = {"adam": "FedAdam", "yogi": "FedYogi", "adagrad": "FedAdagrad", "fedexp": "FedExP"}
+"""Server optimisers that give an algorithm its name; plain SGD is FedAvg, with momentum FedAvgM."""
+
+PHRASES: dict[Path, str] = {
+    ("data", "name"): "{}",
+    ("data",): "{}",
+    ("model", "name"): "{}",
+    ("model", "norm"): "{} norm",
+    ("partition", "name"): "{}",
+    ("partition", "alpha"): "\N{GREEK SMALL LETTER ALPHA} {}",
+    ("num_clients",): "{} clients",
+    ("cohort_size",): "{} clients a round",
+    ("rounds",): "{} rounds",
+    ("client", "epochs"): "{} local epochs",
+    ("client", "batch_size"): "batch {}",
+    ("client", "optimizer", "lr"): "lr {}",
+    ("client", "optimizer", "name"): "{}",
+    ("server", "momentum"): "server momentum {}",
+    ("server", "lr"): "server lr {}",
+}
+"""How a difference is said; any other is said as `key value`."""
+
+SPELLINGS = {
+    "dirichlet": "Dirichlet", "plain_dirichlet": "plain Dirichlet", "iid": "IID", "mlp": "MLP",
+    "small_cnn": "small CNN",
+    "resnet18": "ResNet-18", "resnet20": "ResNet-20", "resnet32": "ResNet-32", "mobilenetv2": "MobileNetV2",
+    "sgd": "SGD", "adam": "Adam",
+}  # fmt: skip
+"""Names of the catalogue as people write them."""
+
+OBJECTIVE: Path = ("client", "objective")
+
+
+def flatten(recipe: Recipe, prefix: Path = ()) -> dict[Path, Any]:
+    """Every value of a nested recipe under its path; an empty table is a value too.
+
+    >>> flatten({"seed": 0, "client": {"epochs": 5, "objective": {"cross_entropy": {}}}})
+    {('seed',): 0, ('client', 'epochs'): 5, ('client', 'objective', 'cross_entropy'): {}}
+    """
+    flat: dict[Path, Any] = {}
+    for key, value in recipe.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, (*prefix, str(key)))
+        else:
+            flat[(*prefix, str(key))] = value
+    return flat
+
+
+def differences(recipes: Sequence[Recipe], prefix: Path = ()) -> list[Path]:
+    """The paths whose values are not the same in all recipes, in the order of the first that has them.
+
+    A table that only some recipes have counts once, by its own path; inside it, values count where those that have it
+    disagree.
+
+    >>> differences([{"a": 1, "b": {"x": 1}}, {"a": 2, "b": {"x": 1}}, {"a": 2, "b": {"x": 1}, "c": {"y": 0}}])
+    [('a',), ('c',)]
+    """
+    found: list[Path] = []
+    for key in dict.fromkeys(key for recipe in recipes for key in recipe):
+        values = [recipe[key] for recipe in recipes if key in recipe]
+        path = (*prefix, str(key))
+        tables = [value for value in values if isinstance(value, Mapping)]
+        told_inside = len(tables) == len(recipes)
+        if len(values) < len(recipes) or (not told_inside and any(value != values[0] for value in values)):
+            found.append(path)
+        found += differences(tables, path) if tables else []
+    return found
+
+
+def algorithm(recipe: Recipe) -> str:
+    """The name of a recipe's algorithm, as people say it.
+
+    >>> algorithm({"client": {"objective": {"cross_entropy": {}, "feddecorr": {"beta": 0.1}}}})
+    'FedAvg + FedDecorr 0.1'
+    """
+    server = _table(recipe, "server")
+    base = SERVERS.get(str(server.get("name", "sgd")).lower())
+    if base is None:
+        base = "FedAvgM" if server.get("momentum") else "FedAvg"
+    parts = [base]
+    for name, settings in _table(recipe, *OBJECTIVE).items():
+        if name == "cross_entropy":
+            continue
+        word, coefficient = TERMS.get(name, (name.replace("_", " "), ""))
+        value = settings.get(coefficient) if isinstance(settings, Mapping) else None
+        parts.append(word if value is None else f"{word} {_say(value)}")
+    if base == "FedAvg" and len(parts) > 1 and parts[1].startswith(("FedProx", "MOON", "FedDyn")):
+        parts.pop(0)
+    return " + ".join(parts)
+
+
+def label(recipe: Recipe, differing: Sequence[Path]) -> str:
+    """What to call a recipe beside others it differs from at the paths `differing`.
+
+    The algorithm is named when algorithms differ, or when nothing does.
+
+    >>> label({"client": {"epochs": 5, "objective": {"cross_entropy": {}}}}, [("client", "epochs")])
+    '5 local epochs'
+    >>> label({"client": {"epochs": 5, "objective": {"cross_entropy": {}}}}, [])
+    'FedAvg'
+    """
+    flat = flatten(recipe)
+    words = [algorithm(recipe)] if not differing or any(_is_algorithm(path) for path in differing) else []
+    words += [phrase(path, flat[path]) for path in differing if path in flat and not _told_by_name(path)]
+    return ", ".join(words)
+
+
+def _is_algorithm(path: Path) -> bool:
+    return path[:2] == OBJECTIVE or path[0] in ("server", "aggregate")
+
+
+def _told_by_name(path: Path) -> bool:
+    """Whether the name of the algorithm already says a difference at `path`."""
+    if path[:2] == OBJECTIVE:
+        return len(path) <= 3 or TERMS.get(path[2], ("", ""))[1] == path[3]
+    return path == ("server", "name")
+
+
+def phrase(path: Path, value: Any) -> str:
+    """One value of a recipe in words.
+
+    >>> phrase(("client", "epochs"), 5), phrase(("client", "optimizer", "weight_decay"), 1e-05)
+    ('5 local epochs', 'weight decay 1e-05')
+    """
+    name = path[-1].replace("_", " ")
+    default = "{}" if name == "name" else f"{name} {{}}"
+    return PHRASES.get(path, default).format(_say(value))
+
+
+def _table(recipe: Recipe, *keys: str) -> Recipe:
+    table: Any = recipe
+    for key in keys:
+        table = table.get(key) if isinstance(table, Mapping) else None
+    return table if isinstance(table, Mapping) else {}
+
+
+def _say(value: Any) -> str:
+    """A value as a person writes it: no quotes, no trailing zeros.
+
+    >>> _say(0.10), _say("batch"), _say([1, 2])
+    ('0.1', 'batch', '1, 2')
+    """
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(_say(item) for item in value)
+    return SPELLINGS.get(str(value), str(value))

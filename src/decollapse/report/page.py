@@ -1,0 +1,112 @@
+"""The page: charts and tables of a comparison in one HTML file that opens offline."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+from collections.abc import Sequence
+from html import escape
+from importlib.resources import files
+from string import Template
+
+from plotly.offline import get_plotlyjs
+
+from decollapse.report import charts, details, words
+from decollapse.report.charts import Chart, stroke
+from decollapse.report.markup import figure, inline, paragraphs, section, swatch
+from decollapse.report.reproduce import commands
+from decollapse.report.summary import Group, group_runs, summary_rows
+from decollapse.report.view import RunView
+
+
+def page(runs: Sequence[RunView]) -> str:
+    """The whole report as HTML: nothing in it is fetched, and its content security policy forbids fetching.
+
+    The same runs give the same text, byte for byte.
+
+    Raises:
+        ValueError: there are no runs.
+    """
+    if not runs:
+        raise ValueError("a report needs at least one run folder, got none.")
+    groups = group_runs(runs)
+    curves, local = _curves(groups), charts.local_spectra(groups)
+    maps = [*charts.label_maps(groups), *charts.per_class(groups)]
+    assets = files("decollapse.report") / "assets"
+    plotly = get_plotlyjs()
+    return Template((assets / "page.html").read_text(encoding="utf-8")).substitute(
+        title=escape(words.title(groups)),
+        style=(assets / "page.css").read_text(encoding="utf-8"),
+        script=(assets / "page.js").read_text(encoding="utf-8"),
+        body=_body(groups, curves, local, maps),
+        charts=_as_json([*curves, *local, *maps]),
+        plotly=base64.b64encode(gzip.compress(plotly.encode(), 9, mtime=0)).decode(),
+        notice=escape(plotly[: plotly.find("*/")].strip("/* \n").replace("* ", "")),
+    )
+
+
+def _curves(groups: Sequence[Group]) -> list[Chart]:
+    """The charts that compare all groups, in the order of the page; those without anything to draw are left out."""
+    found = [
+        charts.accuracy(groups),
+        charts.loss(groups),
+        charts.effective_rank(groups, of="covariance"),
+        charts.effective_rank(groups, of="correlation"),
+        charts.global_spectrum(groups, of="covariance"),
+        charts.global_spectrum(groups, of="correlation"),
+        charts.dead_dimensions(groups),
+        charts.local_effective_rank(groups),
+    ]
+    return [chart for chart in found if chart.figure.data]
+
+
+def _body(groups: Sequence[Group], curves: Sequence[Chart], local: Sequence[Chart], maps: Sequence[Chart]) -> str:
+    rows = summary_rows(groups)
+    width = next((run.num_features for group in groups for run in group.runs if run.num_features), None)
+    facts = "".join(f"<li>{escape(fact)}</li>" for fact in words.facts(groups))
+    warnings = words.notes(groups)
+    return "".join(
+        [
+            f'<header><p class="kicker">decollapse report</p><h1>{inline(words.title(groups))}</h1>',
+            f'<ul class="facts">{facts}</ul></header>',
+            f'<main><p class="lead">{inline(words.summary(rows, width))}</p>',
+            details.cards(rows),
+            f'<aside class="notes">{paragraphs(warnings)}</aside>' if warnings else "",
+            section("Comparison", details.comparison(rows), identity="comparison"),
+            section("Curves and spectra", _legend(groups), _grid(curves), identity="curves") if curves else "",
+            section("Local models", _local_grid(local), identity="local") if local else "",
+            section("Labels and classes", *(figure(chart, classes="wide") for chart in maps), identity="labels"),
+            section("Rejected updates", details.rejected(groups), identity="rejected"),
+            section("Clients", details.clients(groups), identity="clients"),
+            section("Settings", details.settings(groups), identity="settings"),
+            section("Time", details.times(groups), identity="time"),
+            section("Reproduce", commands(groups), identity="reproduce"),
+            "</main>",
+        ]
+    )
+
+
+def _grid(found: Sequence[Chart]) -> str:
+    return f'<div class="grid">{"".join(figure(chart) for chart in found)}</div>'
+
+
+def _local_grid(found: Sequence[Chart]) -> str:
+    """One chart a group, each owned by its group so that the legend hides it with the group's curves."""
+    return f'<div class="grid">{"".join(figure(chart, group=chart.title) for chart in found)}</div>'
+
+
+def _legend(groups: Sequence[Group]) -> str:
+    """One legend for all charts: a button for each group."""
+    buttons = "".join(
+        f'<button type="button" aria-pressed="true" data-group="{escape(group.label)}">'
+        f"{swatch(stroke(index))}{inline(group.label)}</button>"
+        for index, group in enumerate(groups)
+    )
+    return f'<div class="legend" aria-label="Legend: click to hide or show">{buttons}</div>'
+
+
+def _as_json(found: Sequence[Chart]) -> str:
+    """Figures by key; `<` is spelled out, so that no text can end the script element that holds them."""
+    figures = {chart.key: json.loads(chart.figure.to_json()) for chart in found}
+    return json.dumps(figures, separators=(",", ":")).replace("<", "\\u003c")

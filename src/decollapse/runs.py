@@ -1,0 +1,337 @@
+"""Run folders: everything about a run, in files that outlive the program.
+
+    DIR/run.json                 recipe, versions, machine, partition, model, data fingerprint
+    DIR/records.jsonl            one line a round
+    DIR/spectra/round-0006.npz   eigenvalues of the global model and, where measured, of the local ones
+    DIR/checkpoint.safetensors   the state after the last whole round
+
+A round is in the folder when the checkpoint is: records and spectra beyond it are of a round that was cut short, and
+are written again by whoever goes on.
+"""
+
+from __future__ import annotations
+
+import datetime
+import fcntl
+import hashlib
+import io
+import json
+import math
+import os
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import decollapse
+from decollapse.checkpoint import load_checkpoint, save_checkpoint, write_atomically
+from decollapse.config import from_table, to_table
+from decollapse.diagnosis import measured_spectrum
+from decollapse.engines import Engine
+from decollapse.evaluation import Evaluation
+from decollapse.experiment import Experiment, Prepared, prepare
+from decollapse.simulation import ClientSummary, RoundRecord, ServerState
+from decollapse.spectrum import Spectrum, measure
+
+FORMAT = 1
+IRRELEVANT_TO_WEIGHTS = ("rounds", "engine", "evaluation")
+
+
+class RunFolderError(ValueError):
+    """A folder is no run, holds another run, or is in use; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run.
+
+    Attributes:
+        path: where it is.
+        experiment: its recipe.
+        description: `run.json` as it is, the recipe as it was first written among it.
+    """
+
+    path: Path
+    experiment: Experiment
+    description: Mapping[str, Any]
+
+    @classmethod
+    def create(cls, path: Path, experiment: Experiment, *, name: str | None = None) -> RunFolder:
+        """Make a folder for a run that has not begun.
+
+        Raises:
+            RunFolderError: there is a run in it already, this one or another.
+        """
+        if (path / "run.json").exists():
+            existing = cls.open(path)
+            difference = _difference(to_table(existing.experiment), to_table(experiment))
+            what = f"another run ({difference})" if difference else "this run already"
+            raise RunFolderError(f"{path} holds {what}; go on with `decollapse resume {path}`, or choose another --out.")
+        if path.exists() and not path.is_dir():
+            raise RunFolderError(f"{path} is a file; --out takes a folder.")
+        path.mkdir(parents=True, exist_ok=True)
+        description = {"format": FORMAT, "name": name or path.name, "recipe": to_table(experiment)}
+        return cls(path, experiment, description)._write()
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """The run in an existing folder.
+
+        Raises:
+            RunFolderError: the folder holds no run, or one of another version of the format.
+        """
+        try:
+            description = json.loads((path / "run.json").read_text())
+            recipe = description["recipe"]
+        except FileNotFoundError:
+            raise RunFolderError(f"{path} holds no run: it has no run.json.") from None
+        except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
+            raise RunFolderError(f"{path / 'run.json'} is damaged ({error}); restore a copy of it.") from None
+        if description.get("format") != FORMAT:
+            raise RunFolderError(f"{path} has format {description.get('format')}, this version reads {FORMAT}.")
+        return cls(path, from_table(recipe), description)
+
+    @property
+    def digest(self) -> str:
+        """A digest of everything the weights depend on: the recipe without its length, engine and measurements.
+
+        Of the recipe as it was written, so that a later version with more settings can go on with an old run.
+        """
+        recipe = {key: value for key, value in self.description["recipe"].items() if key not in IRRELEVANT_TO_WEIGHTS}
+        return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:32]
+
+    @property
+    def rounds_done(self) -> int | None:
+        """Rounds in the checkpoint; None if there is none yet."""
+        return state.round if (state := self.load()) else None
+
+    def load(self) -> ServerState | None:
+        """The state after the last whole round, or None before the first evaluation."""
+        path = self.path / "checkpoint.safetensors"
+        return load_checkpoint(path, recipe=self.digest) if path.exists() else None
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from writing here.
+
+        Raises:
+            RunFolderError: one is writing now.
+        """
+        with (self.path / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunFolderError(f"another process is running {self.path} now; wait for it or end it.") from None
+            yield
+
+    def describe(self, prepared: Prepared) -> RunFolder:
+        """Write down data, partition, model and machine; check them if this run has begun before.
+
+        Raises:
+            RunFolderError: the data are not those the run began with.
+        """
+        before = self.description.get("fingerprint")
+        if before not in (None, prepared.fingerprint):
+            raise RunFolderError(
+                f"the data {self.experiment.data.name!r} are not those {self.path} began with; put the old ones back "
+                "or begin a new run."
+            )
+        description = {**self.description, **_facts(prepared)}
+        description.setdefault("started", datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
+        return replace(self, description=description)._write()
+
+    def save(self, record: RoundRecord, server: ServerState) -> None:
+        """Keep a round: its record, its spectra and, last, the checkpoint that makes it count.
+
+        Raises:
+            OSError: the disk is full or cannot be written; the rounds before are as they were.
+        """
+        spectrum = _spectrum(record.evaluation)
+        _save_spectra(self.path / "spectra" / f"round-{record.round:04d}.npz", spectrum, record)
+        with (self.path / "records.jsonl").open("a") as file:
+            file.write(json.dumps(_as_json(record, spectrum)) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        save_checkpoint(self.path / "checkpoint.safetensors", server, recipe=self.digest)
+
+    def trim(self, rounds_done: int) -> None:
+        """Drop the records of rounds beyond the checkpoint: they were cut short, and will be written again."""
+        path = self.path / "records.jsonl"
+        if path.exists():
+            lines = [line for line in path.read_text().splitlines() if _round_of(line) <= rounds_done]
+            write_atomically(path, "".join(line + "\n" for line in lines).encode())
+
+    def _write(self) -> RunFolder:
+        write_atomically(self.path / "run.json", json.dumps(self.description, indent=1).encode())
+        return self
+
+
+def continue_run(
+    folder: RunFolder,
+    *,
+    prepared: Prepared | None = None,
+    watch: Callable[[Engine], Engine] = lambda engine: engine,
+) -> Iterator[tuple[RoundRecord, ServerState]]:
+    """Run what is missing of `folder`, and save each round before it is yielded.
+
+    Args:
+        folder: a run that was created, begun or finished.
+        prepared: its experiment with the data loaded, if the caller has that already.
+        watch: wraps the engine, to see results as they come.
+    """
+    with folder.locked():
+        state = folder.load()
+        if state is not None and state.round >= folder.experiment.rounds:
+            return
+        prepared = prepared or prepare(folder.experiment)
+        folder = folder.describe(prepared)
+        folder.trim(-1 if state is None else state.round)
+        for record, server in prepared.run(state, watch=watch):
+            folder.save(record, server)
+            yield record, server
+
+
+def find_runs(paths: Sequence[Path]) -> list[RunFolder]:
+    """The runs at `paths` and in the folders below them, sorted by path.
+
+    Raises:
+        RunFolderError: there is none at or below one of them.
+    """
+    found: dict[Path, RunFolder] = {}
+    for path in paths:
+        files = [path / "run.json"] if (path / "run.json").exists() else sorted(path.rglob("run.json"))
+        if not files:
+            raise RunFolderError(f"{path} holds no run; `decollapse run --out {path}` would make one.")
+        found |= {file.parent: RunFolder.open(file.parent) for file in files}
+    return list(found.values())
+
+
+def _facts(prepared: Prepared) -> dict[str, Any]:
+    """What `run.json` says beside the recipe."""
+    params = prepared.initial_model().params
+    return {
+        "fingerprint": prepared.fingerprint,
+        "partition": {
+            "class_counts": prepared.clients.class_counts().tolist(),
+            "classes": list(prepared.dataset.classes),
+        },
+        "model": {"parameters": sum(leaf.numel() for leaf in params.values())},
+        "versions": {
+            "decollapse": decollapse.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+        "machine": {
+            "cpu": _processor(),
+            "cores": len(os.sched_getaffinity(0)),
+            "platform": platform.platform(),
+        },
+    }
+
+
+def _processor() -> str:
+    """The processor's name as the operating system gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
+
+
+def _spectrum(evaluation: Evaluation | None) -> Spectrum | None:
+    if evaluation is None or evaluation.statistics is None:
+        return None
+    return Spectrum.of(evaluation.statistics)
+
+
+def _as_json(record: RoundRecord, spectrum: Spectrum | None) -> dict[str, Any]:
+    """One line of `records.jsonl`."""
+    evaluation = record.evaluation
+    return {
+        "round": record.round,
+        "cohort": record.cohort,
+        "clients": [_client_as_json(client) for client in record.clients],
+        "rejected": [{"client": rejection.client, "reason": rejection.reason} for rejection in record.rejected],
+        "evaluation": evaluation
+        and {
+            "accuracy": evaluation.accuracy,
+            "loss": _finite(evaluation.loss),
+            "per_class_accuracy": evaluation.per_class_accuracy,
+        },
+        "spectrum": _summary(spectrum),
+        "seconds": record.seconds,
+    }
+
+
+def _client_as_json(client: ClientSummary) -> dict[str, Any]:
+    return {
+        "client": client.client,
+        "num_examples": client.num_examples,
+        "num_steps": client.num_steps,
+        "metrics": {name: _finite(value) for name, value in client.metrics.items()},
+        "delta_norm": _finite(client.delta_norm),
+        "spectrum": _summary(measured_spectrum(client.measurements)),
+        "seconds": client.seconds,
+    }
+
+
+def _summary(spectrum: Spectrum | None) -> dict[str, Any] | None:
+    return spectrum and {
+        "num_examples": spectrum.num_examples,
+        "num_features": len(spectrum.covariance),
+        "num_dead": spectrum.num_dead,
+        "covariance": measure(spectrum.covariance),
+        "correlation": measure(spectrum.correlation),
+    }
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no NaN and no infinity."""
+    return value if math.isfinite(value) else None
+
+
+def _save_spectra(path: Path, spectrum: Spectrum | None, record: RoundRecord) -> None:
+    local = {client.client: measured_spectrum(client.measurements) for client in record.clients}
+    measured = {client: spectrum for client, spectrum in local.items() if spectrum is not None}
+    arrays: dict[str, np.ndarray] = {}
+    if spectrum is not None:
+        arrays |= {
+            "global_covariance": spectrum.covariance.numpy(),
+            "global_correlation": spectrum.correlation.numpy(),
+        }
+    if measured:
+        arrays |= {
+            "clients": np.array(list(measured)),
+            "local_covariance": np.stack([spectrum.covariance.numpy() for spectrum in measured.values()]),
+            "local_correlation": np.stack([spectrum.correlation.numpy() for spectrum in measured.values()]),
+        }
+    if arrays:
+        path.parent.mkdir(exist_ok=True)
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # numpy types the names of arrays as options
+        write_atomically(path, buffer.getvalue())
+
+
+def _round_of(line: str) -> float:
+    """The round of a record, or infinity for a line that was cut short."""
+    try:
+        return int(json.loads(line)["round"])
+    except (json.JSONDecodeError, KeyError):
+        return math.inf
+
+
+def _difference(before: Mapping[str, Any], after: Mapping[str, Any], where: str = "") -> str:
+    """The first setting in which two recipes differ, in words; empty if they are the same."""
+    for key in [*before, *(key for key in after if key not in before)]:
+        old, new, name = before.get(key), after.get(key), f"{where}{key}"
+        if isinstance(old, dict) and isinstance(new, dict):
+            if inner := _difference(old, new, f"{name}."):
+                return inner
+        elif old != new:
+            return f"{name} is {old!r} there and {new!r} here"
+    return ""

@@ -1,0 +1,233 @@
+"""Federated training on one machine: a run is a generator of rounds.
+
+    cohort    = sample_cohort(...)                  a function of (seed, round)
+    results   = engine.run(client, broadcast, ...)  the only place where something happens elsewhere
+    aggregate = algorithm.aggregate(results)        unusable results never get here
+    step      = algorithm.server.update(aggregate)
+    params   += step;  buffers by policy
+
+Printing, saving and stopping happen outside, between two rounds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+
+from decollapse import tree
+from decollapse.algorithms import Algorithm
+from decollapse.buffers import Recalibrate
+from decollapse.core import Broadcast, ClientCall, ClientResult, ClientState, ModelState, derive_seed
+from decollapse.engines import Engine
+from decollapse.evaluation import Evaluation
+from decollapse.guard import GuardPolicy, Rejection, guarded
+from decollapse.tree import Tree
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """Everything a run needs to go on: what a checkpoint holds.
+
+    Attributes:
+        round: rounds done; 0 before the first.
+        model: the global model.
+        optimizer: the server optimiser's state.
+        clients: what each stateful client keeps, by its number.
+    """
+
+    round: int
+    model: ModelState
+    optimizer: Tree
+    clients: dict[int, ClientState] = field(default_factory=dict)
+
+    @classmethod
+    def initial(cls, model: ModelState, algorithm: Algorithm) -> ServerState:
+        """The state before the first round."""
+        return cls(round=0, model=model, optimizer=algorithm.server.init(model.params))
+
+
+@dataclass(frozen=True)
+class ClientSummary:
+    """What a round record keeps of one client's result.
+
+    Attributes:
+        client: its number.
+        num_examples: its training examples.
+        num_steps: local optimiser steps.
+        metrics: means over the local steps, one for each term, and `accuracy`.
+        delta_norm: Euclidean length of its update.
+        measurements: what a wrapped client call measured beside training, such as local spectra.
+        seconds: wall-clock time of its training.
+    """
+
+    client: int
+    num_examples: int
+    num_steps: int
+    metrics: dict[str, float]
+    delta_norm: float
+    measurements: Tree
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """What happened in one round. Round 0 is the model before training.
+
+    Attributes:
+        round: 1 is the first one trained.
+        cohort: the clients asked.
+        clients: those that answered, in cohort order, rejected ones included.
+        rejected: those whose update did not enter the average, and why.
+        evaluation: of the global model after the round; None where it was not asked for.
+        seconds: wall-clock time by part: `clients`, `evaluation`, `total`.
+    """
+
+    round: int
+    cohort: tuple[int, ...]
+    clients: tuple[ClientSummary, ...]
+    rejected: tuple[Rejection, ...]
+    evaluation: Evaluation | None
+    seconds: dict[str, float]
+
+
+def sample_cohort(num_clients: int, size: int, *, seed: int, round: int) -> list[int]:
+    """`size` of the clients 0 to `num_clients - 1`, without replacement, in ascending order.
+
+    A function of its arguments: a resumed run draws the same cohorts without any generator's state.
+
+    Raises:
+        ValueError: `size` is not from 1 to `num_clients`.
+
+    >>> sample_cohort(3, 3, seed=0, round=1)
+    [0, 1, 2]
+    """
+    if not 1 <= size <= num_clients:
+        raise ValueError(f"a cohort has from 1 to {num_clients} clients (the federation), got {size}.")
+    generator = np.random.default_rng(derive_seed("cohort", seed, round))
+    return sorted(generator.choice(num_clients, size, replace=False).tolist())
+
+
+def run_round(
+    algorithm: Algorithm,
+    server: ServerState,
+    engine: Engine,
+    cohort: Sequence[int],
+    *,
+    seed: int,
+    guard: GuardPolicy = "reject",
+    measure: Callable[[ClientCall], ClientCall] | None = None,
+) -> tuple[ServerState, tuple[ClientSummary, ...], tuple[Rejection, ...]]:
+    """One round of `algorithm` with the clients of `cohort`.
+
+    Args:
+        algorithm: its four slots.
+        server: the state to start from; left as it is.
+        engine: where the clients run.
+        cohort: distinct client numbers.
+        seed: of the run.
+        guard: what happens to an update with NaN, infinity or a wrong shape.
+        measure: wraps the client call, to measure local models where they are trained.
+
+    Returns:
+        The next state, a summary of each client, and the rejected updates.
+    """
+    broadcast = Broadcast(round=server.round + 1, model=server.model, seed=seed)
+    call = measure(algorithm.client) if measure else algorithm.client
+    summaries: list[ClientSummary] = []
+    rejected: list[Rejection] = []
+    states: dict[int, ClientState] = {}
+
+    def usable() -> Iterator[ClientResult]:
+        for result, state in engine.run(call, broadcast, cohort, server.clients):
+            summaries.append(_summary(result))
+            kept, rejection = guarded(result, broadcast, guard)
+            if rejection is not None:
+                rejected.append(rejection)
+            if kept is not None:
+                if state:
+                    states[result.client] = state
+                yield kept
+
+    aggregate = algorithm.aggregate(usable())
+    model, optimizer = server.model, server.optimizer
+    if aggregate is not None:
+        step, optimizer = algorithm.server.update(aggregate, optimizer)
+        model = ModelState(tree.add(model.params, step), model.buffers | aggregate.buffers)
+        if algorithm.client.buffers == "recalibrate" and model.buffers:
+            model = _recalibrated(model, algorithm, engine, replace(broadcast, model=model), cohort)
+    following = ServerState(broadcast.round, model, optimizer, server.clients | states)
+    return following, tuple(summaries), tuple(rejected)
+
+
+def simulate(
+    algorithm: Algorithm,
+    engine: Engine,
+    start: ModelState | ServerState,
+    *,
+    num_clients: int,
+    rounds: int,
+    seed: int,
+    cohort_size: int | None = None,
+    guard: GuardPolicy = "reject",
+    evaluate: Callable[[int, ModelState], Evaluation | None] = lambda round, model: None,
+    measure: Callable[[int], Callable[[ClientCall], ClientCall] | None] = lambda round: None,
+) -> Iterator[tuple[RoundRecord, ServerState]]:
+    """Run `algorithm` up to round `rounds`; yield what happened in each round with the state after it.
+
+    Args:
+        algorithm: its four slots.
+        engine: where the clients run.
+        start: an initial model (its evaluation comes first, as round 0), or the state of a run to go on with.
+        num_clients: clients of the federation.
+        rounds: the last round; nothing is yielded if `start` is already there.
+        seed: cohorts and everything random on a client are functions of it.
+        cohort_size: clients a round; None takes all of them.
+        guard: what happens to an unusable update, see `decollapse.guard`.
+        evaluate: called with (round, model) after each round.
+        measure: for a round, what to wrap around the client call, or None.
+    """
+    if isinstance(start, ModelState):
+        server = ServerState.initial(start, algorithm)
+        began = time.perf_counter()
+        evaluation = evaluate(0, server.model)
+        seconds = time.perf_counter() - began
+        yield RoundRecord(0, (), (), (), evaluation, {"evaluation": seconds, "total": seconds}), server
+    else:
+        server = start
+    while server.round < rounds:
+        began = time.perf_counter()
+        round = server.round + 1
+        cohort = sample_cohort(num_clients, cohort_size or num_clients, seed=seed, round=round)
+        server, clients, rejected = run_round(
+            algorithm, server, engine, cohort, seed=seed, guard=guard, measure=measure(round)
+        )
+        trained = time.perf_counter()
+        evaluation = evaluate(round, server.model)
+        ended = time.perf_counter()
+        seconds_by_part = {"clients": trained - began, "evaluation": ended - trained, "total": ended - began}
+        yield RoundRecord(round, tuple(cohort), clients, rejected, evaluation, seconds_by_part), server
+
+
+def _summary(result: ClientResult) -> ClientSummary:
+    return ClientSummary(
+        client=result.client,
+        num_examples=result.num_examples,
+        num_steps=result.num_steps,
+        metrics=result.metrics,
+        delta_norm=float(torch.sqrt(tree.squared_norm(result.delta))),
+        measurements={name: leaf for name, leaf in result.extras.items() if name.startswith("measured/")},
+        seconds=result.seconds,
+    )
+
+
+def _recalibrated(
+    model: ModelState, algorithm: Algorithm, engine: Engine, broadcast: Broadcast, cohort: Sequence[int]
+) -> ModelState:
+    """`model` with BatchNorm statistics that the cohort measured on it."""
+    results = (result for result, _ in engine.run(Recalibrate(), broadcast, cohort, {}))
+    aggregate = algorithm.aggregate(results)
+    return model if aggregate is None else ModelState(model.params, model.buffers | aggregate.buffers)
