@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from decollapse.client import ClientUpdate
 from decollapse.data import DataSource, Dirichlet
+from decollapse.data.preprocess import Normalize
 from decollapse.engines.serial import Serial
 from decollapse.experiment import EvaluationSettings, Experiment, prepare
-from decollapse.models import MLP
+from decollapse.models import MLP, ModelBuilder, SmallCNN
 from decollapse.objective import Step
 from decollapse.optim import SGD
 from decollapse.spectrum import summarize
@@ -166,9 +167,28 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class DefaultInit:
+    """`model` with PyTorch's own initial weights, smaller than this package's: features start out more alike."""
+
+    model: ModelBuilder
+
+    def __call__(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+        """Draw again what `model` drew."""
+        network = self.model(input_shape, num_classes)
+        for module in network.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                module.reset_parameters()
+        return network
+
+
+@dataclass(frozen=True)
 class Setting:
     """One line of the table."""
 
+    data: str
+    train_size: int | None
+    model: str
+    easy: bool
     norm: str
     penalty: str
     beta: float
@@ -182,10 +202,12 @@ class Setting:
 def run(setting: Setting, seed: int) -> dict[str, float]:
     """Train once; accuracy in %, and what the test set's features look like."""
     term = () if setting.beta == 0.0 else (Candidate(setting.penalty, setting.beta),)
+    network = MLP(hidden=(128, 128), norm=setting.norm) if setting.model == "mlp" else SmallCNN(norm=setting.norm)
+    raw = None if setting.easy else Normalize(mean=(0.0,), std=(1.0,))
     experiment = Experiment(
-        data=DataSource("digits"),
+        data=DataSource(setting.data, train_size=setting.train_size, preprocess=raw),
         partition=Dirichlet(alpha=setting.alpha),
-        model=MLP(hidden=(128, 128), norm=setting.norm),
+        model=network if setting.easy else DefaultInit(network),
         client=ClientUpdate(
             objective=(CrossEntropy(), *term),
             optimizer=SGD(lr=setting.lr, momentum=0.9),
@@ -213,6 +235,10 @@ def run(setting: Setting, seed: int) -> dict[str, float]:
 def main() -> None:
     """Run every combination asked for, print a line each, save all of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="digits")
+    parser.add_argument("--train-size", type=int)
+    parser.add_argument("--model", default="mlp", choices=["mlp", "cnn"])
+    parser.add_argument("--easy", action="store_true", help="standardised inputs and this package's initial weights")
     parser.add_argument("--norm", nargs="+", default=["none", "batch"])
     parser.add_argument("--penalties", nargs="+", default=["correlation", "covariance", "hinge_10"], choices=PENALTIES)
     parser.add_argument("--betas", nargs="+", type=float, default=[0.0, 0.01, 0.03, 0.1])
@@ -226,18 +252,31 @@ def main() -> None:
     args = parser.parse_args()
 
     rows = []
-    print(f"{'norm':6} {'penalty':24} {'beta':>6}  {'accuracy %':>12}  {'dead':>11}  {'eff. rank':>11}  {'loss':>5}  {'s':>4}")
+    print(f"norm   {'penalty':24}   beta  {'accuracy %':>12}  {'dead':>12}  {'eff. rank':>12}   loss     s")
     for norm in args.norm:
         for penalty, beta in combinations(args.penalties, args.betas):
-            setting = Setting(norm, penalty, beta, args.lr, args.batch_size, args.rounds, args.epochs, args.alpha)
+            setting = Setting(
+                data=args.data,
+                train_size=args.train_size,
+                model=args.model,
+                easy=args.easy,
+                norm=norm,
+                penalty=penalty,
+                beta=beta,
+                lr=args.lr,
+                batch_size=args.batch_size,
+                rounds=args.rounds,
+                epochs=args.epochs,
+                alpha=args.alpha,
+            )
             started = time.perf_counter()
             seeds = [run(setting, seed) for seed in range(args.seeds)]
             seconds = time.perf_counter() - started
             rows.append({"setting": asdict(setting), "seeds": seeds, "seconds": seconds})
             cells = {key: [seed[key] for seed in seeds] for key in seeds[0]}
             print(
-                f"{norm:6} {penalty:24} {beta:6g}  {spread(cells['accuracy']):>12}  {spread(cells['dead']):>11}  "
-                f"{spread(cells['effective_rank']):>11}  {statistics.mean(cells['loss']):5.2f}  {seconds:4.0f}",
+                f"{norm:6} {penalty:24} {beta:6g}  {spread(cells['accuracy']):>12}  {spread(cells['dead']):>12}  "
+                f"{spread(cells['effective_rank']):>12}  {statistics.mean(cells['loss']):5.2f}  {seconds:4.0f}",
                 flush=True,
             )
             if args.out:

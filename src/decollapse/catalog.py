@@ -27,7 +27,10 @@ PARTITIONS: dict[str, type] = {
     "shards": Shards,
     "by_column": ByColumn,
 }
-AUGMENTATIONS: dict[str, type] = {"crop": Crop, "flip": Flip, }
+AUGMENTATIONS: dict[str, type] = {
+    "crop": Crop,
+    "flip": Flip,
+}
 MODELS: dict[str, type] = {
     "small_cnn": SmallCNN,
     "mlp": MLP,

@@ -52,7 +52,9 @@ def load_checkpoint(path: Path, *, recipe: str) -> ServerState:
     if metadata.pop("sha256", None) != _digest(tensors, metadata):
         raise CheckpointError(f"{path} was altered after it was saved: its checksum differs; restore a copy of it.")
     if metadata["recipe"] != recipe:
-        raise CheckpointError(f"{path} was saved by another recipe than its folder's; put back the recipe or start anew.")
+        raise CheckpointError(
+            f"{path} was saved by another recipe than its folder's; put back the recipe or start anew."
+        )
     return _unflatten(int(metadata["round"]), tensors)
 
 
@@ -100,5 +102,5 @@ def _digest(tensors: Tree, metadata: dict[str, str]) -> str:
     for name in sorted(tensors):
         leaf = tensors[name].contiguous()
         digest.update(f"{name}{leaf.dtype}{tuple(leaf.shape)}".encode())
-        digest.update(leaf.flatten().view(torch.uint8).numpy())
+        digest.update(leaf.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

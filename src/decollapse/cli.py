@@ -19,6 +19,8 @@ app = App(
     help="Find, explain and repair dimensional collapse in federated learning.",
 )
 
+DEMO = Path(__file__).parent / "demo.toml"
+
 Overrides = Annotated[tuple[str, ...], Parameter(name=["--set", "-s"], negative=(), consume_multiple=False)]
 Sweeps = Annotated[tuple[str, ...], Parameter(name="--sweep", negative=(), consume_multiple=False)]
 AsJson = Annotated[bool, Parameter(name="--json", negative=())]
@@ -78,6 +80,85 @@ def resume(*folders: Path, as_json: AsJson = False) -> None:
     found = find_runs(folders)
     run_folders(found)
     print_comparison([folder.path for folder in found], as_json=as_json)
+
+
+@app.command
+def compare(*folders: Path, as_json: AsJson = False) -> None:
+    """Print final accuracy, loss and effective rank of runs, mean and standard deviation over seeds.
+
+    Example: decollapse compare runs/mine runs/other
+
+    Parameters
+    ----------
+    folders
+        Run folders, or folders of run folders.
+    as_json
+        Print JSON.
+    """
+    from decollapse.runs import find_runs
+    from decollapse.terminal import print_comparison
+
+    print_comparison([folder.path for folder in find_runs(folders)], as_json=as_json)
+
+
+@app.command
+def report(*folders: Path, out: Path = Path("report.html")) -> None:
+    """Write one HTML page about runs: curves, spectra, tables; it opens offline.
+
+    Example: decollapse report runs/mine --out mine.html
+
+    Parameters
+    ----------
+    folders
+        Run folders, or folders of run folders.
+    out
+        The file to write.
+    """
+    from decollapse.report import write_report
+    from decollapse.runs import find_runs
+
+    written = write_report([folder.path for folder in find_runs(folders)], out)
+    sys.stdout.write(f"{written}\n")
+
+
+@app.command(name="list")
+def list_components(*, as_json: AsJson = False) -> None:
+    """List what a recipe can name: partitions, models, terms, optimisers, engines.
+
+    Example: decollapse list
+
+    Parameters
+    ----------
+    as_json
+        Print JSON.
+    """
+    from decollapse.terminal import print_catalog
+
+    print_catalog(as_json=as_json)
+
+
+@app.command
+def demo(*, out: Path = Path("runs/demo")) -> None:
+    """Show a collapse and its repair: Fashion-MNIST, ten clients, with and without FedDecorr, three seeds, a report.
+
+    Example: decollapse demo
+
+    Parameters
+    ----------
+    out
+        The folder of the runs and of report.html; a demo that was stopped goes on.
+    """
+    from decollapse.report import write_report
+    from decollapse.runs import find_runs
+    from decollapse.study import create_runs
+    from decollapse.terminal import print_comparison, run_folders
+
+    sweeps = ("seed=0,1,2", "client.objective.feddecorr.beta=0,0.1")
+    folders = find_runs([out]) if out.exists() else create_runs(DEMO, sweeps=sweeps, out=out)
+    run_folders(folders)
+    paths = [folder.path for folder in folders]
+    print_comparison(paths, as_json=False)
+    sys.stdout.write(f"{write_report(paths, out / 'report.html')}\n")
 
 
 def main() -> None:

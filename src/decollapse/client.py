@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +26,7 @@ from decollapse.data.augment import Augmentation
 from decollapse.objective import StatefulTerm, Step, Term
 from decollapse.optim import SGD, LocalOptimizer
 from decollapse.terms.cross_entropy import CrossEntropy
-
-if TYPE_CHECKING:
-    from jaxtyping import Int
+from decollapse.tree import Tree
 
 
 @dataclass(frozen=True)
@@ -113,25 +111,16 @@ class ClientUpdate:
         seed: int,
     ) -> tuple[dict[str, float], int]:
         """Change `model` in place; return the mean of each term over the steps, and the number of steps."""
-        generator = torch.Generator().manual_seed(seed)
-        params = dict(model.named_parameters())
+        params: Tree = dict(model.named_parameters())
         reference = next(iter(params.values()))
-        optimizer = self.optimizer(params.values())
-        totals = torch.zeros(len(self.objective) + 1, device=reference.device, dtype=torch.float64)
-        num_steps = 0
-        model.train()
+        optimizer = self.optimizer(model.parameters())
+        seen: list[Tensor] = []
 
-        for batch in self._batches(len(data), generator):
-            x, y = data.x[batch], data.y[batch]
-            for change in self.augment:
-                x = change(x, generator)
-            x = data.preprocess(x).to(reference.dtype)
-            values: list[Tensor] = []
-
-            def loss_and_gradient(x: Tensor = x, y: Tensor = y, values: list[Tensor] = values) -> Tensor:
-                optimizer.zero_grad()
-                output = model(x)
-                values[:] = [
+        def loss_and_gradient(x: Tensor, y: Tensor) -> Tensor:
+            optimizer.zero_grad()
+            output = model(x)
+            values = torch.stack(
+                [
                     term(
                         Step(
                             x=x,
@@ -147,23 +136,32 @@ class ClientUpdate:
                     )
                     for term in self.objective
                 ]
-                loss = torch.stack(values).sum()
-                loss.backward()
-                values.append((output.logits.argmax(dim=1) == y).double().mean())
-                return loss
+            )
+            loss = values.sum()
+            loss.backward()
+            accuracy = (output.logits.argmax(dim=1) == y).double().mean()
+            seen.append(torch.cat([values.detach().double(), accuracy[None]]))
+            return loss
 
-            optimizer.step(loss_and_gradient)
-            totals += torch.stack([value.detach().double() for value in values])
+        num_steps, totals = 0, torch.zeros(len(self.objective) + 1, device=reference.device, dtype=torch.float64)
+        model.train()
+        for x, y in self._batches(data, torch.Generator().manual_seed(seed)):
+            seen.clear()
+            optimizer.step(partial(loss_and_gradient, x.to(reference.dtype), y))  # type: ignore[arg-type]  # typed as a function that returns float, but tensors are what PyTorch passes on
+            totals += seen[0]  # an optimiser may call the closure again, elsewhere than at the current weights
             num_steps += 1
-
         names = [*(term.name for term in self.objective), "accuracy"]
         return dict(zip(names, (totals / num_steps).tolist(), strict=True)), num_steps
 
-    def _batches(self, num_examples: int, generator: torch.Generator) -> Iterator[Int[Tensor, "batch"]]:
-        """The indices of each batch of each epoch."""
+    def _batches(self, data: ClientData, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """Input and labels of each batch of each epoch."""
         for _ in range(self.epochs):
-            order = torch.randperm(num_examples, generator=generator) if self.shuffle else torch.arange(num_examples)
-            yield from order.split(self.batch_size)
+            order = torch.randperm(len(data), generator=generator) if self.shuffle else torch.arange(len(data))
+            for batch in order.split(self.batch_size):
+                x = data.x[batch]
+                for change in self.augment:
+                    x = change(x, generator)
+                yield data.preprocess(x), data.y[batch]
 
 
 def _frozen_output(model: nn.Module, other: ModelState, x: Tensor) -> Output:

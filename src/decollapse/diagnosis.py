@@ -35,8 +35,7 @@ class Probe:
 
     def spectrum(self, model: nn.Module) -> Spectrum | None:
         """The spectrum of the model's features in eval mode; None if one of them is NaN or infinite."""
-        evaluation = evaluate(model, self.x, self.y, num_classes=self.num_classes, preprocess=self.preprocess)
-        return None if evaluation.statistics is None else Spectrum.of(evaluation.statistics)
+        return evaluate(model, self.x, self.y, num_classes=self.num_classes, preprocess=self.preprocess).spectrum
 
 
 @dataclass(frozen=True, eq=False)

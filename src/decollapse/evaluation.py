@@ -6,13 +6,14 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from decollapse.core import Output
-from decollapse.spectrum import FeatureStatistics
+from decollapse.spectrum import FeatureStatistics, Spectrum
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int, Shaped
@@ -37,6 +38,11 @@ class Evaluation:
     per_class_accuracy: tuple[float | None, ...]
     class_counts: tuple[int, ...]
     statistics: FeatureStatistics | None = field(compare=False, repr=False)
+
+    @cached_property
+    def spectrum(self) -> Spectrum | None:
+        """Of the features, computed at the first use; None if a feature is NaN or infinite."""
+        return None if self.statistics is None else Spectrum.of(self.statistics)
 
     @property
     def finite(self) -> bool:

@@ -83,6 +83,4 @@ def _clipped(result: ClientResult, broadcast: Broadcast) -> ClientResult:
         return {name: torch.where(torch.isfinite(leaf), leaf, instead[name]) for name, leaf in sent.items()}
 
     zeros = {name: torch.zeros_like(leaf) for name, leaf in result.delta.items()}
-    return replace(
-        result, delta=repair(result.delta, zeros), buffers=repair(result.buffers, broadcast.model.buffers)
-    )
+    return replace(result, delta=repair(result.delta, zeros), buffers=repair(result.buffers, broadcast.model.buffers))

@@ -14,7 +14,6 @@ from __future__ import annotations
 import datetime
 import fcntl
 import hashlib
-import io
 import json
 import math
 import os
@@ -25,18 +24,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 import decollapse
 from decollapse.checkpoint import load_checkpoint, save_checkpoint, write_atomically
 from decollapse.config import from_table, to_table
-from decollapse.diagnosis import measured_spectrum
 from decollapse.engines import Engine
-from decollapse.evaluation import Evaluation
 from decollapse.experiment import Experiment, Prepared, prepare
-from decollapse.simulation import ClientSummary, RoundRecord, ServerState
-from decollapse.spectrum import Spectrum, measure
+from decollapse.records import record_as_json, spectra_as_npz
+from decollapse.simulation import RoundRecord, ServerState
 
 FORMAT = 1
 IRRELEVANT_TO_WEIGHTS = ("rounds", "engine", "evaluation")
@@ -71,7 +67,9 @@ class RunFolder:
             existing = cls.open(path)
             difference = _difference(to_table(existing.experiment), to_table(experiment))
             what = f"another run ({difference})" if difference else "this run already"
-            raise RunFolderError(f"{path} holds {what}; go on with `decollapse resume {path}`, or choose another --out.")
+            raise RunFolderError(
+                f"{path} holds {what}; go on with `decollapse resume {path}`, or choose another --out."
+            )
         if path.exists() and not path.is_dir():
             raise RunFolderError(f"{path} is a file; --out takes a folder.")
         path.mkdir(parents=True, exist_ok=True)
@@ -151,10 +149,11 @@ class RunFolder:
         Raises:
             OSError: the disk is full or cannot be written; the rounds before are as they were.
         """
-        spectrum = _spectrum(record.evaluation)
-        _save_spectra(self.path / "spectra" / f"round-{record.round:04d}.npz", spectrum, record)
+        if (spectra := spectra_as_npz(record)) is not None:
+            (self.path / "spectra").mkdir(exist_ok=True)
+            write_atomically(self.path / "spectra" / f"round-{record.round:04d}.npz", spectra)
         with (self.path / "records.jsonl").open("a") as file:
-            file.write(json.dumps(_as_json(record, spectrum)) + "\n")
+            file.write(json.dumps(record_as_json(record)) + "\n")
             file.flush()
             os.fsync(file.fileno())
         save_checkpoint(self.path / "checkpoint.safetensors", server, recipe=self.digest)
@@ -241,80 +240,6 @@ def _processor() -> str:
     except OSError:
         return platform.processor()
     return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
-
-
-def _spectrum(evaluation: Evaluation | None) -> Spectrum | None:
-    if evaluation is None or evaluation.statistics is None:
-        return None
-    return Spectrum.of(evaluation.statistics)
-
-
-def _as_json(record: RoundRecord, spectrum: Spectrum | None) -> dict[str, Any]:
-    """One line of `records.jsonl`."""
-    evaluation = record.evaluation
-    return {
-        "round": record.round,
-        "cohort": record.cohort,
-        "clients": [_client_as_json(client) for client in record.clients],
-        "rejected": [{"client": rejection.client, "reason": rejection.reason} for rejection in record.rejected],
-        "evaluation": evaluation
-        and {
-            "accuracy": evaluation.accuracy,
-            "loss": _finite(evaluation.loss),
-            "per_class_accuracy": evaluation.per_class_accuracy,
-        },
-        "spectrum": _summary(spectrum),
-        "seconds": record.seconds,
-    }
-
-
-def _client_as_json(client: ClientSummary) -> dict[str, Any]:
-    return {
-        "client": client.client,
-        "num_examples": client.num_examples,
-        "num_steps": client.num_steps,
-        "metrics": {name: _finite(value) for name, value in client.metrics.items()},
-        "delta_norm": _finite(client.delta_norm),
-        "spectrum": _summary(measured_spectrum(client.measurements)),
-        "seconds": client.seconds,
-    }
-
-
-def _summary(spectrum: Spectrum | None) -> dict[str, Any] | None:
-    return spectrum and {
-        "num_examples": spectrum.num_examples,
-        "num_features": len(spectrum.covariance),
-        "num_dead": spectrum.num_dead,
-        "covariance": measure(spectrum.covariance),
-        "correlation": measure(spectrum.correlation),
-    }
-
-
-def _finite(value: float) -> float | None:
-    """JSON has no NaN and no infinity."""
-    return value if math.isfinite(value) else None
-
-
-def _save_spectra(path: Path, spectrum: Spectrum | None, record: RoundRecord) -> None:
-    local = {client.client: measured_spectrum(client.measurements) for client in record.clients}
-    measured = {client: spectrum for client, spectrum in local.items() if spectrum is not None}
-    arrays: dict[str, np.ndarray] = {}
-    if spectrum is not None:
-        arrays |= {
-            "global_covariance": spectrum.covariance.numpy(),
-            "global_correlation": spectrum.correlation.numpy(),
-        }
-    if measured:
-        arrays |= {
-            "clients": np.array(list(measured)),
-            "local_covariance": np.stack([spectrum.covariance.numpy() for spectrum in measured.values()]),
-            "local_correlation": np.stack([spectrum.correlation.numpy() for spectrum in measured.values()]),
-        }
-    if arrays:
-        path.parent.mkdir(exist_ok=True)
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # numpy types the names of arrays as options
-        write_atomically(path, buffer.getvalue())
 
 
 def _round_of(line: str) -> float:

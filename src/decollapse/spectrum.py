@@ -38,7 +38,7 @@ class FeatureStatistics:
     Differences are squared, never raw values, so a mean much larger than the standard deviation costs no digits.
 
     `update` and `merge` change this object, and nothing else; `a + b` and `a - b` make a new one. 0 examples and 1
-    example are allowed and have a covariance of zeros.
+    example are allowed and have a covariance of zeros. Subtracting almost everything leaves few correct digits.
 
     Attributes:
         counts: n_c.

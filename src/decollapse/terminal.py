@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
+from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
 
+from decollapse.catalog import CATALOG
 from decollapse.core import Broadcast, ClientCall, ClientResult, ClientState
 from decollapse.engines import Engine
 from decollapse.experiment import Experiment
+from decollapse.report.summary import HEADINGS, group_runs, summary_rows
+from decollapse.report.view import read_run
 from decollapse.runs import RunFolder, continue_run
 from decollapse.simulation import RoundRecord
-from decollapse.spectrum import effective_rank, eigenvalues
+from decollapse.spectrum import effective_rank
 
+WIDTH_OF_FILES = 160
+LEFT_TO_THE_REPORT = ("effective rank (corr.)", "participation ratio")
+"""Columns that a terminal of 80 characters has no room for; `--json` and the report have them."""
 stderr = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
@@ -96,9 +117,9 @@ def round_line(record: RoundRecord, rounds: int) -> str:
     evaluation = record.evaluation
     if evaluation is not None:
         parts += [f"accuracy {100 * evaluation.accuracy:5.1f} %", f"loss {evaluation.loss:.3f}"]
-        if evaluation.statistics is not None:
-            rank = effective_rank(eigenvalues(evaluation.statistics.covariance()))
-            parts.append(f"effective rank {rank:5.1f} of {evaluation.statistics.num_features}")
+        if evaluation.spectrum is not None:
+            eigenvalues = evaluation.spectrum.covariance
+            parts.append(f"effective rank {effective_rank(eigenvalues):5.1f} of {len(eigenvalues)}")
     if record.clients:
         examples = sum(client.num_examples for client in record.clients)
         parts.append(f"{len(record.clients)} clients, {examples} examples")
@@ -108,5 +129,53 @@ def round_line(record: RoundRecord, rounds: int) -> str:
 
 
 def print_comparison(paths: Sequence[Path], *, as_json: bool) -> None:
-    """Print what runs came to, on stdout."""
-    sys.stdout.write(str(paths))
+    """Print what runs came to on stdout: a line for each setting, mean and standard deviation over its seeds."""
+    rows = summary_rows(group_runs([read_run(path) for path in paths]))
+    if as_json:
+        sys.stdout.write(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    shown = [number for number, heading in enumerate(HEADINGS) if heading not in LEFT_TO_THE_REPORT]
+    for number in shown:
+        table.add_column(HEADINGS[number], justify="right" if number else "left", no_wrap=number > 0)
+    for row in rows:
+        cells = row.cells()
+        table.add_row(*(Text(cells[number]) for number in shown))
+    _stdout().print(table)
+
+
+def print_catalog(*, as_json: bool) -> None:
+    """Print every component a recipe can name, with what it is and its settings, on stdout."""
+    entries: list[dict[str, Any]] = [
+        {
+            "where": where,
+            "name": name,
+            "summary": (component.__doc__ or "").strip().partition("\n")[0],
+            "settings": {setting.name: _default(setting) for setting in fields(component)},
+        }
+        for where, kind in CATALOG.items()
+        for name, component in kind.items()
+    ]
+    if as_json:
+        sys.stdout.write(json.dumps(entries, indent=1, default=str) + "\n")
+        return
+    table = Table("name", "what it is", "settings", box=box.SIMPLE_HEAD, pad_edge=False)
+    for where, kind in itertools.groupby(entries, key=itemgetter("where")):
+        table.add_row(Text(where, style="bold"))
+        for entry in kind:
+            settings = ", ".join(f"{key} = {value}" for key, value in entry["settings"].items())
+            table.add_row(Text(f"  {entry['name']}"), Text(entry["summary"]), Text(settings))
+    _stdout().print(table)
+
+
+def _default(setting: Field[Any]) -> Any:
+    """What a setting is when a recipe does not say."""
+    if setting.default_factory is not MISSING:
+        return setting.default_factory()
+    return "(required)" if setting.default is MISSING else setting.default
+
+
+def _stdout() -> Console:
+    """A console as wide as the terminal, or wide enough for a file or a pipe."""
+    console = Console()
+    return console if console.is_terminal else Console(width=WIDTH_OF_FILES)

@@ -48,7 +48,7 @@ class Crop:
         """Draw one offset an image and cut it out of the padded batch."""
         n, c, h, w = _image_shape(images)
         top, left = torch.randint(2 * self.padding + 1, (2, n), generator=generator).to(images.device)
-        padded = F.pad(images, [self.padding] * 4)
+        padded = F.pad(images, [self.padding] * 4).contiguous()
         # A window is one contiguous stretch of a padded channel, of which the ends of the rows are dropped: a few long
         # copies, 3 times as fast as indexing pixels.
         height, width = padded.shape[2:]
@@ -88,6 +88,8 @@ class Flip:
 
 def _image_shape(images: Tensor) -> tuple[int, int, int, int]:
     if images.ndim != 4:
-        raise ValueError(f"Crop and Flip change images (n, channels, h, w), got a batch of shape {tuple(images.shape)}.")
+        raise ValueError(
+            f"Crop and Flip change images (n, channels, h, w), got a batch of shape {tuple(images.shape)}."
+        )
     n, c, h, w = images.shape
     return n, c, h, w

@@ -1,9 +1,9 @@
 """AutoAugment's CIFAR-10 policy on a whole batch.
 
 Cubuk, Zoph, Mané, Vasudevan, Le, "AutoAugment: Learning Augmentation Policies from Data", CVPR 2019,
-https://arxiv.org/abs/1805.09501. Magnitudes, signs and operations are torchvision's `AutoAugment(CIFAR10)` on Pillow images
-(nearest pixel, black outside). The FedDecorr release draws magnitudes uniformly from a range around each level and interpolates
-with splines instead; neither is in the paper of AutoAugment.
+https://arxiv.org/abs/1805.09501. Magnitudes, signs and operations are torchvision's `AutoAugment(CIFAR10)` on Pillow
+images (nearest pixel, black outside). The FedDecorr release draws magnitudes uniformly from a signed range above each
+level and interpolates with splines; that is not in the AutoAugment paper and is not followed.
 """
 
 from __future__ import annotations
@@ -114,7 +114,8 @@ class AutoAugment:
         """Draw a pair, two coins and two signs for each image, then apply the first and the second operations."""
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
             raise ValueError(
-                f"AutoAugment needs uint8 images with 1 or 3 channels, got {images.dtype} of shape {tuple(images.shape)}."
+                "AutoAugment needs uint8 images (n, 1 or 3 channels, h, w), "
+                f"got {images.dtype} of shape {tuple(images.shape)}."
             )
         n, _, h, w = images.shape
         policy = torch.randint(len(CIFAR10_POLICY), (n,), generator=generator)
@@ -143,8 +144,8 @@ def _apply(
     counts = operation.bincount(minlength=NOTHING + 1).tolist()
     num_moved = sum(counts[: len(MOVEMENTS)])
     sizes = [num_moved, *counts[len(MOVEMENTS) :]]
-    moving, *groups, left_alone = images.index_select(0, order.to(images.device)).split(sizes)
-    _, *values, _ = value[order].to(images.device).split(sizes)
+    moving, *groups, left_alone = torch.split(images.index_select(0, order.to(images.device)), sizes)
+    _, *values, _ = torch.split(value[order].to(images.device), sizes)
     changed = [image_ops.warp(moving, coefficients[order[:num_moved]].to(images.device))]
     changed += [
         adjust(group, strength)
@@ -156,7 +157,7 @@ def _apply(
 
 @lru_cache(maxsize=8)
 def _table(h: int, w: int) -> Float[Tensor, "25 2 2 9"]:
-    """For each sub-policy, step and sign: number of the operation, probability, value, and the movement's coefficients."""
+    """For each sub-policy, step and sign: number of the operation, probability, value, coefficients of the movement."""
     numbers = {name: number for number, name in enumerate((*MOVEMENTS, *ADJUSTMENTS))}
 
     def row(name: str, probability: float, level: int, negative: bool) -> tuple[float, ...]:

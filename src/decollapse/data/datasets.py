@@ -42,7 +42,8 @@ class Dataset:
         train_columns: what else is known of every training example, as int64 codes: its writer, hospital or domain.
 
     Raises:
-        ValueError: lengths or shapes that do not match, an empty split, a label outside the classes, non-finite features.
+        ValueError: lengths or shapes that do not match, an empty split, a label outside the classes, features that are
+            not finite.
 
     >>> x, y = torch.zeros(4, 2), torch.tensor([0, 1, 0, 1])
     >>> data = Dataset("toy", x, y, x, y, classes=("cat", "dog"), preprocess=Normalize((0.0,), (1.0,)))
@@ -69,7 +70,9 @@ class Dataset:
             )
         for column, codes in self.train_columns.items():
             if len(codes) != len(self.train_y):
-                raise ValueError(f"{self.name}: column {column!r} has {len(codes)} entries for {len(self.train_y)} examples.")
+                raise ValueError(
+                    f"{self.name}: column {column!r} has {len(codes)} entries for {len(self.train_y)} examples."
+                )
 
     @property
     def num_classes(self) -> int:
@@ -101,11 +104,12 @@ def _check_split(where: str, x: Tensor, y: Tensor, num_classes: int) -> None:
         )
     if x.dtype == torch.uint8 and x.ndim != 4:
         raise ValueError(f"{where}: uint8 images must have shape (n, channels, h, w), got {tuple(x.shape)}.")
-    if x.dtype != torch.uint8 and not (x.is_floating_point() and x.ndim >= 2 and bool(x.isfinite().all())):
+    if x.dtype != torch.uint8 and not (x.is_floating_point() and x.ndim >= 2):
         raise ValueError(
-            f"{where} needs uint8 images or finite floating-point features (n, d), got {x.dtype} of shape {tuple(x.shape)}"
-            f"{' with NaN or infinite values; fill in missing values first' if x.is_floating_point() else ''}."
+            f"{where} needs uint8 images or floating-point features (n, d), got {x.dtype} of shape {tuple(x.shape)}."
         )
+    if x.is_floating_point() and not bool(x.isfinite().all()):
+        raise ValueError(f"{where} has NaN or infinite features; fill in or drop missing values first.")
 
 
 @dataclass(frozen=True)
@@ -118,8 +122,8 @@ class DataSource:
     Attributes:
         name: `fashion-mnist-small` (5,000 + 2,000 images that come with this package), `digits` (scikit-learn's),
             `fashion-mnist` (Debian's package dataset-fashion-mnist) or `fashion-mnist:FOLDER` (IDX files),
-            `npz:FOLDER` (train.npz and test.npz, see `formats.read_npz_folder`), or `hf:NAME` (Hugging Face: a name on the
-            Hub, or a local folder of parquet files or of one image folder a class).
+            `npz:FOLDER` (train.npz and test.npz, see `formats.read_npz_folder`), or `hf:NAME_OR_FOLDER` (Hugging Face:
+            a name on the Hub, or a folder of parquet files or of images, see `huggingface.read_hugging_face`).
         train_size: how many training examples to keep; all by default.
         test_size: the same for the test split.
         subset_seed: of that choice, and of nothing else.
@@ -183,7 +187,8 @@ def load_dataset(
 
 def _codes(values: NDArray[Any]) -> Int[Tensor, "n"]:
     """Number the distinct values of a column in sorted order; integers are numbered too, so that codes have no gaps."""
-    return torch.from_numpy(np.unique(values, return_inverse=True)[1].astype(np.int64))
+    comparable = values.astype(str) if values.dtype == object else values  # text with gaps holds None
+    return torch.from_numpy(np.unique(comparable, return_inverse=True)[1].astype(np.int64))
 
 
 def _subset(y: Int[Tensor, "n"], size: int | None, seed: int, where: str) -> slice | Int[Tensor, "k"]:
@@ -207,8 +212,8 @@ def _read_fashion_mnist(location: str) -> Splits:
     folder = Path(location).expanduser() if location else DEBIAN_FASHION_MNIST
     if not folder.is_dir():
         raise ValueError(
-            f"there is no folder {folder}; `apt-get install dataset-fashion-mnist`, or name the folder with the IDX files: "
-            f"fashion-mnist:FOLDER."
+            f"there is no folder {folder}; `apt-get install dataset-fashion-mnist`, "
+            "or name the folder with the IDX files: fashion-mnist:FOLDER."
         )
     splits = read_idx_folder(folder)
     return Splits(splits.train, splits.test, FASHION_CLASSES)

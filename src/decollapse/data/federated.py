@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 class FederatedData(Sequence[ClientData]):
     """The clients of a federation: `data[k]` is client k's `ClientData`, made when asked for and not kept.
 
-    Memory is that of the data set and of the indices, whatever the number of clients. It pickles; after `share_memory()`
-    the processes started through `torch.multiprocessing` read the same images without a copy.
+    Memory is that of the data set and of the indices, whatever the number of clients. It pickles; after
+    `share_memory()` the processes started through `torch.multiprocessing` read the same images without a copy.
 
     Attributes:
         dataset: whose training split is divided.
@@ -51,7 +51,7 @@ class FederatedData(Sequence[ClientData]):
                 raise ValueError(f"{self.dataset.name}: client {client} of {len(self.parts)} has no training example.")
             if part.min() < 0 or part.max() >= num_train:
                 raise ValueError(
-                    f"{self.dataset.name}: client {client} is given example {part.max() if part.min() >= 0 else part.min()}, "
+                    f"{self.dataset.name}: client {client} is given examples {part.min()} to {part.max()}, "
                     f"the training split has 0 to {num_train - 1}."
                 )
 

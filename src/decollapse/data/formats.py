@@ -104,6 +104,8 @@ def read_npz_folder(folder: Path) -> Splits:
     train, test = (_npz_examples(arrays[split], folder / f"{split}.npz") for split in ("train", "test"))
     about = arrays["train"]
     names = tuple(str(name) for name in about["names"]) if "names" in about else None
+    if ("mean" in about) != ("std" in about):
+        raise ValueError(f"{folder / 'train.npz'} needs both mean and std, or neither.")
     normalize = Normalize(tuple(about["mean"].tolist()), tuple(about["std"].tolist())) if "mean" in about else None
     return Splits(train, test, names, normalize)
 
@@ -117,7 +119,8 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
     if not path.is_file():
         raise ValueError(f"there is no file {path}; an npz data set is a folder with train.npz and test.npz.")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here because `np.load` leaves a file open that turns out not to be an archive.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
     except DAMAGE as error:
         raise ValueError(f"{path} is truncated or not an .npz archive of plain arrays ({error}).") from error

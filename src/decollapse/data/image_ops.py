@@ -1,7 +1,7 @@
 """The image operations of AutoAugment on batches of uint8 images, each with a strength of its own.
 
 Every function takes images (n, c, h, w), one or three channels, with one value an image, and returns new images.
-The results are Pillow's, bit for bit: its fixed-point coordinates, its truncations and its rounding are followed on purpose.
+The results are Pillow's, bit for bit: its fixed-point coordinates, truncations and roundings are followed on purpose.
 """
 
 from __future__ import annotations
@@ -144,5 +144,6 @@ def _grey(images: Images) -> Int[Tensor, "n 1 h w"]:
     """ITU-R 601 luma in Pillow's 16-bit fixed point."""
     if images.shape[1] == 1:
         return images.int()
-    red, green, blue = images.int().split(1, dim=1)
-    return (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16
+    red, green, blue = images.int().unbind(1)
+    luma: Tensor = (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16
+    return luma[:, None]

@@ -46,13 +46,14 @@ class Normalize:
         """Return a new tensor; `x` is left alone."""
         if len(self.mean) not in (1, x.shape[1]):
             raise ValueError(
-                f"this normalisation is for {len(self.mean)} channels, the batch has {x.shape[1]} (shape {tuple(x.shape)})."
+                f"this normalisation is for {len(self.mean)} channels, "
+                f"the batch has {x.shape[1]} (shape {tuple(x.shape)})."
             )
         unit, dtype = (1.0, x.dtype) if x.is_floating_point() else (255.0, torch.float32)
         shape = (-1,) + (1,) * (x.ndim - 2)
-        mean = torch.tensor(self.mean, dtype=torch.float64).mul(unit).to(x.device, dtype).view(shape)
-        std = torch.tensor(self.std, dtype=torch.float64).mul(unit).to(x.device, dtype).view(shape)
-        return x.to(dtype).sub(mean).div_(std)
+        mean = torch.tensor([m * unit for m in self.mean], dtype=dtype, device=x.device).view(shape)
+        scale = torch.tensor([1 / (s * unit) for s in self.std], dtype=dtype, device=x.device).view(shape)
+        return x.to(dtype, copy=True).sub_(mean).mul_(scale)
 
     @classmethod
     def fit(cls, x: Shaped[Tensor, "n c ..."]) -> Normalize:
@@ -73,12 +74,9 @@ class Normalize:
 
 def _histogram_moments(x: UInt8[Tensor, "n c h w"]) -> tuple[Float[Tensor, "c"], Float[Tensor, "c"]]:
     """Mean and standard deviation of each channel in units of 255, exact sums, without a floating-point copy of `x`."""
-    counts = torch.stack(
-        [
-            sum((part.flatten().bincount(minlength=256) for part in channel.split(1000)), torch.zeros(256, dtype=torch.int64))
-            for channel in x.unbind(1)
-        ]
-    ).double()
+    counts = torch.zeros(x.shape[1], 256, dtype=torch.float64)
+    for part in torch.split(x, 1000):
+        counts += torch.stack([channel.flatten().bincount(minlength=256) for channel in part.unbind(1)])
     shares, values = counts / counts.sum(1, keepdim=True), torch.arange(256, dtype=torch.float64) / 255
     mean = shares @ values
     return mean, (shares * (values - mean[:, None]).square()).sum(1).sqrt()

@@ -32,7 +32,7 @@ class Clients(Protocol):
         """How many training examples a client has."""
         ...
 
-    def share_memory(self) -> None:
+    def share_memory(self) -> object:
         """Move the tensors to memory that other processes can map."""
         ...
 

@@ -74,7 +74,7 @@ class Process:
         try:
             for _ in range(workers):
                 ours, theirs = context.Pipe()
-                process = context.Process(target=_serve, args=(theirs, settings, federation), daemon=True)
+                process: BaseProcess = context.Process(target=_serve, args=(theirs, settings, federation), daemon=True)
                 process.start()
                 theirs.close()
                 pipes.append(ours)

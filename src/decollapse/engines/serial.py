@@ -67,9 +67,7 @@ class SerialEngine:
         except Exception as error:
             error.add_note(f"This happened on client {client} in round {broadcast.round}.")
             raise
-        result = replace(
-            result, delta=_home(result.delta), buffers=_home(result.buffers), extras=_home(result.extras)
-        )
+        result = replace(result, delta=_home(result.delta), buffers=_home(result.buffers), extras=_home(result.extras))
         return result, {name: _home(leaf) for name, leaf in state.items()}
 
     def _on_device(self, data: ClientData) -> ClientData:

@@ -91,7 +91,7 @@ def differences(recipes: Sequence[Recipe], prefix: Path = ()) -> list[Path]:
 
 
 def algorithm(recipe: Recipe) -> str:
-    """The name of a recipe's algorithm, as people say it.
+    """The name of a recipe's algorithm, as people say it. A term with a coefficient of 0 is no part of it.
 
     >>> algorithm({"client": {"objective": {"cross_entropy": {}, "feddecorr": {"beta": 0.1}}}})
     'FedAvg + FedDecorr 0.1'
@@ -102,11 +102,10 @@ def algorithm(recipe: Recipe) -> str:
         base = "FedAvgM" if server.get("momentum") else "FedAvg"
     parts = [base]
     for name, settings in _table(recipe, *OBJECTIVE).items():
-        if name == "cross_entropy":
-            continue
         word, coefficient = TERMS.get(name, (name.replace("_", " "), ""))
         value = settings.get(coefficient) if isinstance(settings, Mapping) else None
-        parts.append(word if value is None else f"{word} {_say(value)}")
+        if name != "cross_entropy" and settings is not False and value != 0:
+            parts.append(word if value is None else f"{word} {_say(value)}")
     if base == "FedAvg" and len(parts) > 1 and parts[1].startswith(("FedProx", "MOON", "FedDyn")):
         parts.pop(0)
     return " + ".join(parts)

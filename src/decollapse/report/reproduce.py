@@ -17,11 +17,10 @@ def commands(groups: Sequence[Group]) -> str:
     blocks = []
     for number, group in enumerate(groups, start=1):
         name = "recipe.toml" if len(groups) == 1 else f"recipe-{number}.toml"
-        recipe = group.runs[0].recipe
-        lines = [
-            f"decollapse run {name} --set seed={run.seed} --out {shlex.quote(run.folder.name)}" for run in group.runs
-        ]
-        body = paragraphs([f"Save as {name}:"]) + code(toml(recipe)) + paragraphs(["Then:"]) + code("\n".join(lines))
+        seeds = [str(run.seed) for run in group.runs if run.seed is not None]
+        sweep = f" --sweep seed={','.join(dict.fromkeys(seeds))}" if len(set(seeds)) > 1 else ""
+        recipe = code(toml(group.runs[0].recipe))
+        body = paragraphs([f"Save as {name}:"]) + recipe + paragraphs(["Then:"]) + code(f"decollapse run {name}{sweep}")
         blocks.append(folded(group.label, body))
     folders = [shlex.quote(str(run.folder)) for group in groups for run in group.runs]
     return "".join(blocks) + paragraphs(["This page:"]) + code(" \\\n    ".join(["decollapse report", *folders]))

@@ -216,7 +216,8 @@ def _local_spectra(path: Path) -> LocalSpectra | None:
 def _arrays(path: Path, *names: str) -> list[np.ndarray] | None:
     """The named arrays of a file, or None where it does not have them all."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # Opened here, because numpy leaves a file that is no archive open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return [arrays[name] for name in names] if set(names) <= set(arrays.files) else None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is not a readable spectra file ({error}); restore it or delete it.") from error

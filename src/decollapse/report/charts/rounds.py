@@ -73,7 +73,9 @@ def _draw(figure: go.Figure, groups: Sequence[Group], read: Callable[[RunView], 
         unfinished = [run for run in group.runs if run not in group.compared and read(run)]
         figure.add_traces([_unfinished(run, read(run), group.label, stroke(index), digits) for run in unfinished])
     figure.update_yaxes(rangemode="tozero")
-    figure.update_xaxes(tickformat="d")
+    last = max((run.last_round for group in groups for run in group.runs), default=0) or 1
+    # Every chart has the same rounds on its axis, whole ones.
+    figure.update_xaxes(range=[-0.03 * last, 1.03 * last], tickformat="d", dtick=1 if last <= 10 else None)
 
 
 def _scaled(run: RunView, *, path: tuple[str, ...], scale: float) -> Series:

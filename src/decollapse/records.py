@@ -1,0 +1,90 @@
+"""Round records as JSON and as arrays: what a run folder says about a round."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from decollapse.diagnosis import measured_spectrum
+from decollapse.simulation import ClientSummary, RoundRecord
+from decollapse.spectrum import Spectrum, measure
+
+
+def record_as_json(record: RoundRecord) -> dict[str, Any]:
+    """One line of `records.jsonl`."""
+    evaluation = record.evaluation
+    return {
+        "round": record.round,
+        "cohort": record.cohort,
+        "clients": [_client_as_json(client) for client in record.clients],
+        "rejected": [{"client": rejection.client, "reason": rejection.reason} for rejection in record.rejected],
+        "evaluation": evaluation
+        and {
+            "accuracy": evaluation.accuracy,
+            "loss": _finite(evaluation.loss),
+            "per_class_accuracy": evaluation.per_class_accuracy,
+        },
+        "spectrum": evaluation and _summary(evaluation.spectrum),
+        "seconds": record.seconds,
+    }
+
+
+def _client_as_json(client: ClientSummary) -> dict[str, Any]:
+    return {
+        "client": client.client,
+        "num_examples": client.num_examples,
+        "num_steps": client.num_steps,
+        "metrics": {name: _finite(value) for name, value in client.metrics.items()},
+        "delta_norm": _finite(client.delta_norm),
+        "spectrum": _summary(measured_spectrum(client.measurements)),
+        "seconds": client.seconds,
+    }
+
+
+def _summary(spectrum: Spectrum | None) -> dict[str, Any] | None:
+    if spectrum is None:
+        return None
+    return {
+        "num_examples": spectrum.num_examples,
+        "num_features": len(spectrum.covariance),
+        "num_dead": spectrum.num_dead,
+        "covariance": _measures(spectrum.covariance),
+        "correlation": _measures(spectrum.correlation),
+    }
+
+
+def _measures(eigenvalues: Tensor) -> dict[str, float | None]:
+    return {name: _finite(value) for name, value in measure(eigenvalues).items()}
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no NaN and no infinity."""
+    return value if math.isfinite(value) else None
+
+
+def spectra_as_npz(record: RoundRecord) -> bytes | None:
+    """A compressed npz file with the eigenvalues of a round, or None where none were measured."""
+    spectrum = record.evaluation and record.evaluation.spectrum
+    local = {client.client: measured_spectrum(client.measurements) for client in record.clients}
+    measured = {client: spectrum for client, spectrum in local.items() if spectrum is not None}
+    arrays: dict[str, np.ndarray] = {}
+    if spectrum is not None:
+        arrays |= {
+            "global_covariance": spectrum.covariance.numpy(),
+            "global_correlation": spectrum.correlation.numpy(),
+        }
+    if measured:
+        arrays |= {
+            "clients": np.array(list(measured)),
+            "local_covariance": np.stack([spectrum.covariance.numpy() for spectrum in measured.values()]),
+            "local_correlation": np.stack([spectrum.correlation.numpy() for spectrum in measured.values()]),
+        }
+    if not arrays:
+        return None
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # numpy types the names of arrays as options
+    return buffer.getvalue()

@@ -1,0 +1,8 @@
+"""Settings of the whole suite."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))  # tests import the federation of `members.py`
