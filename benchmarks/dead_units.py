@@ -1,6 +1,6 @@
 """Which penalty keeps features apart without killing units? Candidates on equal terms, on digits.
 
-    python benchmarks/dead_units.py                              # the table of docs, both models
+    python benchmarks/dead_units.py                              # with and without BatchNorm
     python benchmarks/dead_units.py --norm none --seeds 3 --penalties release covariance --betas 0.01 0.1
 
 A post-ReLU unit that never fires has no correlation with any other, so FedDecorr's formula rewards its death. The

@@ -31,7 +31,7 @@ def main(source: Path = DEBIAN_FASHION_MNIST, out: Path = OUT) -> None:
     splits = read_idx_folder(source)
     generator = np.random.RandomState(SEED)
     whole = Normalize.fit(splits.train.x)
-    about = {"names": np.array(FASHION_CLASSES), "mean": np.array(whole.mean), "std": np.array(whole.std)}
+    about = {"names": np.array(FASHION_CLASSES), "mean": np.round(whole.mean, 6), "std": np.round(whole.std, 6)}
     out.mkdir(parents=True, exist_ok=True)
     for split, examples, per_class in (("train", splits.train, 500), ("test", splits.test, 200)):
         x, y = examples.x[:, 0].numpy(), examples.y.numpy()

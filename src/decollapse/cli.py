@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
@@ -17,7 +17,12 @@ app = App(
     name="decollapse",
     version=__version__,
     help="Find, explain and repair dimensional collapse in federated learning.",
+    suppress_keyboard_interrupt=False,  # a stopped run tells how to go on
+    error_formatter=lambda error: _in_one_line(f"decollapse: {error}"),
 )
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 DEMO = Path(__file__).parent / "demo.toml"
 
@@ -161,15 +166,24 @@ def demo(*, out: Path = Path("runs/demo")) -> None:
     sys.stdout.write(f"{write_report(paths, out / 'report.html')}\n")
 
 
+def _in_one_line(sentence: str) -> Text:
+    from rich.text import Text
+
+    return Text(sentence, no_wrap=True, overflow="ignore")
+
+
 def main() -> None:
-    """Run the command line; a person's mistake is one sentence and exit code 2."""
-    sys.exit(_main(sys.argv[1:]))
+    """The program `decollapse`."""
+    sys.exit(run_command(sys.argv[1:]))
 
 
-def _main(arguments: list[str]) -> int:
+def run_command(arguments: list[str]) -> int:
+    """Run one command line; a person's mistake is one sentence on stderr and exit code 2."""
     debug = "--debug" in arguments
     try:
-        app([argument for argument in arguments if argument != "--debug"])
+        app([argument for argument in arguments if argument != "--debug"], result_action="return_value")
+    except SystemExit as end:
+        return int(end.code or 0)
     except KeyboardInterrupt:
         sys.stderr.write("Stopped. Go on with `decollapse resume` and the folder of the run.\n")
         return 130

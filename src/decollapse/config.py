@@ -124,7 +124,7 @@ def _build(schema: type, table: Table, where: str) -> Any:
     hints = _field_types(schema)
     for key in table:
         if key not in hints:
-            raise RecipeError(f"{_join(where, key)} is no setting of {_title(schema, where)}{_nearest(key, hints)}.")
+            raise RecipeError(f"{_join(where, key)} is no setting of {_title(schema, where)}{_nearest(key, hints)}")
     values = {key: _value(hints[key], value, _join(where, key)) for key, value in table.items()}
     try:
         return schema(**values)
@@ -175,7 +175,7 @@ def _objective(value: Any, where: str) -> tuple[Any, ...]:
 def _component_class(name: str, names: Mapping[str, type], where: str) -> type:
     if ":" not in name:
         if name not in names:
-            raise RecipeError(f"{where} = {name!r} is not known{_nearest(name, names)}; known: {', '.join(names)}.")
+            raise RecipeError(f"{where} = {name!r} is not known{_nearest(name, names)}")
         return names[name]
     module, _, attribute = name.partition(":")
     try:
@@ -244,7 +244,7 @@ def _title(schema: type, where: str) -> str:
 
 
 def _nearest(name: str, known: Mapping[str, Any]) -> str:
+    """The end of a sentence about an unknown name."""
     close = get_close_matches(name, known, n=1)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    return f"; it has {', '.join(known)}" if known else "; it has no settings"
+    there = f"there is {', '.join(known)}." if known else "it has no settings."
+    return f"; did you mean {close[0]!r}?" if close else f"; {there}"

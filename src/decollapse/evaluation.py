@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from decollapse.core import Output
-from decollapse.spectrum import FeatureStatistics, Spectrum
+from decollapse.feature_statistics import FeatureStatistics
+from decollapse.spectrum import Spectrum
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int, Shaped

@@ -28,7 +28,7 @@ def record_as_json(record: RoundRecord) -> dict[str, Any]:
             "loss": _finite(evaluation.loss),
             "per_class_accuracy": evaluation.per_class_accuracy,
         },
-        "spectrum": evaluation and _summary(evaluation.spectrum),
+        "spectrum": _summary(evaluation.spectrum) if evaluation else None,
         "seconds": record.seconds,
     }
 
@@ -68,7 +68,7 @@ def _finite(value: float) -> float | None:
 
 def spectra_as_npz(record: RoundRecord) -> bytes | None:
     """A compressed npz file with the eigenvalues of a round, or None where none were measured."""
-    spectrum = record.evaluation and record.evaluation.spectrum
+    spectrum = record.evaluation.spectrum if record.evaluation else None
     local = {client.client: measured_spectrum(client.measurements) for client in record.clients}
     measured = {client: spectrum for client, spectrum in local.items() if spectrum is not None}
     arrays: dict[str, np.ndarray] = {}

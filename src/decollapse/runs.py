@@ -60,10 +60,12 @@ class RunFolder:
     def create(cls, path: Path, experiment: Experiment, *, name: str | None = None) -> RunFolder:
         """Make a folder for a run that has not begun.
 
+        A folder whose run never got as far as its first checkpoint is taken over.
+
         Raises:
             RunFolderError: there is a run in it already, this one or another.
         """
-        if (path / "run.json").exists():
+        if (path / "checkpoint.safetensors").exists():
             existing = cls.open(path)
             difference = _difference(to_table(existing.experiment), to_table(experiment))
             what = f"another run ({difference})" if difference else "this run already"
@@ -201,11 +203,15 @@ def find_runs(paths: Sequence[Path]) -> list[RunFolder]:
     Raises:
         RunFolderError: there is none at or below one of them.
     """
+    if not paths:
+        raise RunFolderError("this command needs at least one run folder, or a folder of run folders.")
     found: dict[Path, RunFolder] = {}
     for path in paths:
+        if not path.exists():
+            raise RunFolderError(f"there is no folder {path}.")
         files = [path / "run.json"] if (path / "run.json").exists() else sorted(path.rglob("run.json"))
         if not files:
-            raise RunFolderError(f"{path} holds no run; `decollapse run --out {path}` would make one.")
+            raise RunFolderError(f"{path} holds no run: there is no run.json in it or below it.")
         found |= {file.parent: RunFolder.open(file.parent) for file in files}
     return list(found.values())
 

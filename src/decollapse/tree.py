@@ -1,7 +1,7 @@
 """Named tensors and their arithmetic.
 
 A `Tree` is a flat `dict[str, Tensor]`: the `state_dict` of a model, its gradient, or a client's update. Flat, so that
-it is also a safetensors file and a Flower ArrayRecord. Every function returns a new tree and leaves its arguments alone.
+it is also a safetensors file and a Flower ArrayRecord. Functions return a new tree and leave their arguments alone.
 """
 
 from __future__ import annotations

@@ -70,7 +70,9 @@ def test_an_empty_batch_stays_empty() -> None:
     assert AutoAugment()(torch.zeros(0, 3, 8, 8, dtype=torch.uint8), generator()).shape == (0, 3, 8, 8)
 
 
-@pytest.mark.parametrize("images", [torch.zeros(2, 3, 8, 8), torch.zeros(2, 4, 8, 8, dtype=torch.uint8), torch.zeros(2, 5)])
+@pytest.mark.parametrize(
+    "images", [torch.zeros(2, 3, 8, 8), torch.zeros(2, 4, 8, 8, dtype=torch.uint8), torch.zeros(2, 5)]
+)
 def test_other_inputs_are_refused(images: Tensor) -> None:
     with pytest.raises(ValueError, match=r"needs uint8 images \(n, 1 or 3 channels, h, w\), got"):
         AutoAugment()(images, generator())

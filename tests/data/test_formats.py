@@ -43,7 +43,9 @@ def test_a_missing_folder_says_how_to_get_it(tmp_path: Path) -> None:
 def test_a_missing_idx_file_is_named(tmp_path: Path) -> None:
     write_fashion(tmp_path)
     (tmp_path / "t10k-labels-idx1-ubyte").unlink()
-    with pytest.raises(ValueError, match=r"there is no file .*t10k-labels-idx1-ubyte \(nor t10k-labels-idx1-ubyte.gz\)"):
+    with pytest.raises(
+        ValueError, match=r"there is no file .*t10k-labels-idx1-ubyte \(nor t10k-labels-idx1-ubyte.gz\)"
+    ):
         load_dataset(f"fashion-mnist:{tmp_path}")
 
 
@@ -59,7 +61,7 @@ def test_a_truncated_idx_file_is_named(tmp_path: Path, suffix: str, keep: int) -
 
 def test_an_idx_file_that_is_too_long_is_refused(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(idx(np.zeros(3)) + b"\0")
-    with pytest.raises(ValueError, match=r"4 bytes of data for shape \[3\]"):
+    with pytest.raises(ValueError, match="f is truncated or too long: 12 bytes, 11 expected"):
         read_idx(tmp_path / "f")
 
 
@@ -119,9 +121,7 @@ def test_an_npz_file_without_labels_is_refused(tmp_path: Path) -> None:
         ({"x": np.zeros((2, 2)), "y": np.zeros(3, int)}, "the train split needs one int64 label an example"),
     ],
 )
-def test_arrays_that_are_no_data_set_are_refused(
-    tmp_path: Path, arrays: dict[str, np.ndarray], message: str
-) -> None:
+def test_arrays_that_are_no_data_set_are_refused(tmp_path: Path, arrays: dict[str, np.ndarray], message: str) -> None:
     for split in ("train", "test"):
         np.savez(tmp_path / f"{split}.npz", **arrays)
     with pytest.raises(ValueError, match=message):
@@ -130,6 +130,8 @@ def test_arrays_that_are_no_data_set_are_refused(
 
 def test_floating_point_images_stay_floating_point(tmp_path: Path) -> None:
     for split in ("train", "test"):
-        np.savez(tmp_path / f"{split}.npz", x=np.random.RandomState(0).rand(3, 4, 5, 3).astype(np.float16), y=np.arange(3))
+        np.savez(
+            tmp_path / f"{split}.npz", x=np.random.RandomState(0).rand(3, 4, 5, 3).astype(np.float16), y=np.arange(3)
+        )
     data = load_dataset(f"npz:{tmp_path}")
     assert (data.train_x.shape, data.train_x.dtype) == ((3, 3, 4, 5), torch.float32)

@@ -88,7 +88,11 @@ def test_parquet_images_keep_integer_columns_for_natural_clients(tmp_path: Path)
 @pytest.mark.parametrize(
     ("columns", "splits", "message"),
     [
-        ({"a": [1.0], "kind": [0]}, (), r"needs a label column \(label, labels, y, target, fine_label\), it has a, kind"),
+        (
+            {"a": [1.0], "kind": [0]},
+            (),
+            r"needs a label column \(label, labels, y, target, fine_label\), it has a, kind",
+        ),
         ({"a": [1.0], "label": [0]}, ("train",), "needs the splits train and test"),
         ({"a": [1.0], "label": ["cat"]}, (), "labels must be integers or class labels"),
         ({"a": ["x"], "label": [0]}, (), "neither an image column nor a numeric one"),

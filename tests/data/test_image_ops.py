@@ -45,8 +45,12 @@ REFERENCE: dict[str, Callable] = {
     "Rotate": lambda image, value: image.rotate(value),
     "ShearX": lambda image, value: image.transform(image.size, Image.Transform.AFFINE, (1, value, 0, 0, 1, 0)),
     "ShearY": lambda image, value: image.transform(image.size, Image.Transform.AFFINE, (1, 0, 0, value, 1, 0)),
-    "TranslateX": lambda image, value: image.transform(image.size, Image.Transform.AFFINE, (1, 0, -int(value), 0, 1, 0)),
-    "TranslateY": lambda image, value: image.transform(image.size, Image.Transform.AFFINE, (1, 0, 0, 0, 1, -int(value))),
+    "TranslateX": lambda image, value: image.transform(
+        image.size, Image.Transform.AFFINE, (1, 0, -int(value), 0, 1, 0)
+    ),
+    "TranslateY": lambda image, value: image.transform(
+        image.size, Image.Transform.AFFINE, (1, 0, 0, 0, 1, -int(value))
+    ),
 }
 
 

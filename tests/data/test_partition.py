@@ -82,7 +82,9 @@ def test_cifar10_is_split_as_by_the_release_index_for_index(split: dict) -> None
     assert [hashlib.sha256(part.astype("<i8").tobytes()).hexdigest() for part in parts] == split["sha256"]
 
 
-def naive_dirichlet(labels: np.ndarray, num_clients: int, alpha: float, seed: int) -> list[list[int]]:
+def naive_dirichlet(
+    labels: np.ndarray, num_clients: int, alpha: float, seed: int, min_examples: int = 10
+) -> list[list[int]]:
     """The algorithm in Python lists, as one would write it down from its description."""
     rng = np.random.RandomState(seed)
     while True:
@@ -92,14 +94,16 @@ def naive_dirichlet(labels: np.ndarray, num_clients: int, alpha: float, seed: in
             indices = np.array(indices, dtype=np.int64)
             rng.shuffle(indices)
             p = rng.dirichlet([alpha] * num_clients)
-            p = [share if len(held) < len(labels) / num_clients else 0.0 for share, held in zip(p, clients, strict=True)]
+            p = [
+                share if len(held) < len(labels) / num_clients else 0.0 for share, held in zip(p, clients, strict=True)
+            ]
             p = np.array(p) / np.sum(p)
             ends = [*(np.cumsum(p) * len(indices)).astype(int)[:-1], len(indices)]
             start = 0
             for held, end in zip(clients, ends, strict=True):
                 held.extend(indices[start:end].tolist())
                 start = end
-        if min(map(len, clients)) >= 10:
+        if min(map(len, clients)) >= min_examples:
             break
     for held in clients:
         rng.shuffle(held)
@@ -112,6 +116,13 @@ def test_rejected_tries_leave_the_generator_where_the_release_leaves_it(alpha: f
     for seed in range(5):
         parts = Dirichlet(alpha=alpha)(labels, 12, seed=seed)
         assert [part.tolist() for part in parts] == naive_dirichlet(labels, 12, alpha, seed)
+
+
+def test_a_client_with_exactly_its_equal_share_gets_no_more() -> None:
+    labels = LABELS[:16]  # so few that a client often holds exactly 16 / 4
+    for seed in range(60):
+        parts = Dirichlet(alpha=0.5, min_examples=1)(labels, 4, seed=seed)
+        assert [part.tolist() for part in parts] == naive_dirichlet(labels, 4, 0.5, seed, min_examples=1)
 
 
 @pytest.mark.parametrize(("alpha", "low", "high"), [(0.05, 1.5, 2.8), (0.1, 2.0, 3.6), (0.5, 4.3, 6.5)])

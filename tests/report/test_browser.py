@@ -56,12 +56,13 @@ def visit(browser: Any) -> Iterator[Any]:
     def open_(path: Path, width: int = 1280) -> Visit:
         page = browser.new_page(viewport={"width": width, "height": 900})
         pages.append(page)
+        page.set_default_timeout(120_000)  # a busy machine is slow, not wrong
         found = Visit(page)
         page.on("console", lambda message: found.console.append(message.text))
         page.on("pageerror", lambda error: found.console.append(str(error)))
         page.on("request", lambda request: found.requests.append(request.url))
         page.goto(path.as_uri())
-        page.wait_for_selector("html[data-drawn]", state="attached", timeout=120_000)
+        page.wait_for_selector("html[data-drawn]", state="attached")
         return found
 
     yield open_
@@ -131,7 +132,7 @@ def test_markup_in_names_is_shown_as_it_is_written(visit, write_run, tmp_path: P
     assert found.console == []
 
 
-@pytest.mark.parametrize("finished", [None, 0, 1])
+@pytest.mark.parametrize("finished", [None, 0])
 def test_a_run_that_has_hardly_begun_makes_a_sound_page(visit, write_run, tmp_path: Path, finished: int | None) -> None:
     found = visit(write_report([write_run("a", finished=finished)], tmp_path / "report.html"), 400)
     assert found.console == []

@@ -127,3 +127,19 @@ def test_an_error_leaves_the_old_report_in_place(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is not a run folder"):
         write_report([tmp_path], out)
     assert out.read_text() == "old"
+
+
+def test_a_report_that_cannot_be_finished_leaves_the_old_one_and_no_litter(
+    write_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def disk_full(self: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    folder, out = write_run("a"), tmp_path / "pages" / "r.html"
+    out.parent.mkdir()
+    out.write_text("old")
+    monkeypatch.setattr(Path, "replace", disk_full)
+    with pytest.raises(OSError, match="No space left"):
+        write_report([folder], out)
+    assert out.read_text() == "old"
+    assert list(out.parent.iterdir()) == [out]

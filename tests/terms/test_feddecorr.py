@@ -374,6 +374,16 @@ def test_a_non_finite_feature_is_not_hidden(matrix: Matrix, shape: tuple[int, in
     assert decorrelation_loss(features, matrix=matrix).isnan()
 
 
+@pytest.mark.parametrize("shape", [(4, 9), (9, 4)])
+@pytest.mark.parametrize("matrix", MATRICES)
+def test_a_variance_that_overflows_is_not_hidden(matrix: Matrix, shape: tuple[int, int]) -> None:
+    features = 1e25 * draw(*shape, dtype=torch.float32)
+    loss = partial(decorrelation_loss, matrix=matrix)
+
+    assert loss(features).isnan()
+    assert gradient(loss, features).isnan().any()
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("matrix", MATRICES)
 def test_half_precision_is_computed_in_float32(matrix: Matrix, dtype: torch.dtype) -> None:

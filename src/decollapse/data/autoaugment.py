@@ -70,7 +70,7 @@ CIFAR10_POLICY = (
     (("Equalize", 0.8, 8), ("Invert", 0.1, 3)),
     (("TranslateY", 0.7, 9), ("AutoContrast", 0.9, 1)),
 )
-"""Sub-policies of two operations, each with its probability and its level (the paper's table 7)."""
+"""Sub-policies of two operations, each with its probability and level; operations without a strength ignore it."""
 
 
 def value_of(name: str, level: int, *, negative: bool, h: int, w: int) -> float:

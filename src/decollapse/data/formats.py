@@ -88,9 +88,12 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     if len(content) < 4 or content[:3] != b"\0\0\x08":
         raise ValueError(f"{found} is not an IDX file of unsigned bytes.")
     start = 4 + 4 * content[3]
-    shape = np.frombuffer(content[4:start], dtype=">u4").tolist()
-    if len(shape) != content[3] or len(content) - start != math.prod(shape):
-        raise ValueError(f"{found} is truncated: {len(content) - start} bytes of data for shape {shape}; get it again.")
+    shape = np.frombuffer(content[4:start].ljust(start - 4, b"\0"), dtype=">u4").tolist()
+    if len(content) - start != math.prod(shape):
+        raise ValueError(
+            f"{found} is truncated or too long: {len(content)} bytes, {start + math.prod(shape)} expected; "
+            "get it again."
+        )
     return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape)
 
 

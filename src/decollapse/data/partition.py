@@ -68,13 +68,13 @@ class Dirichlet:
     clients with mass are full) is a failed try, where the release divides by zero.
 
     Attributes:
-        alpha: concentration, > 0: 0.05 leaves about 2 of 10 classes a client, 0.5 about 5, infinity is IID.
+        alpha: concentration, > 0: 0.05 leaves about 2 of 10 classes a client, 0.5 about 5; a large one is nearly even.
         min_examples: what every client must hold, at least 1.
         max_tries: when to give up. A try takes about 14 ns an example: 20,000 tries 14 s for 50,000 examples.
 
     Raises:
-        ValueError: a setting out of range, or no acceptable split in `max_tries`: for CIFAR-10, 100 clients at
-            alpha = 0.05 need about 13,000 tries, at alpha = 0.1 a handful.
+        ValueError: a setting out of range, or no acceptable split in `max_tries`: CIFAR-10 among 100 clients at
+            alpha = 0.05 took 6,446, more than 20,000 and 17,704 tries for seeds 0, 1 and 2; at alpha = 0.1 at most 13.
     """
 
     alpha: float

@@ -86,4 +86,4 @@ CIFAR10_NORMALIZE = Normalize(
     mean=(125.3 / 255, 123.0 / 255, 113.9 / 255),
     std=(63.0 / 255, 62.1 / 255, 66.7 / 255),
 )
-"""The constants used for CIFAR-10 since Zagoruyko & Komodakis (2016); the training set's own to 3 digits."""
+"""The customary constants for CIFAR-10, those of the FedDecorr release; the training set's own to 3 digits."""

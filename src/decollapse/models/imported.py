@@ -25,7 +25,7 @@ class ImportedModel:
 
     Attributes:
         factory: where it is, "package.module:name".
-        layer: the layer to take the features from, see `HookedClassifier`; none if the model returns an `Output` itself.
+        layer: the layer to take the features from, see `HookedClassifier`; none: the model itself returns an `Output`.
         take: the "input" or the "output" of that layer.
         options: keyword arguments of the factory; they win over `num_classes` and `input_shape`.
 
@@ -33,7 +33,12 @@ class ImportedModel:
         ValueError: when called, there is no such module, name, option or layer; the features are not of shape (n, d);
             or the number of logits is not the number of classes.
 
-    >>> make = ImportedModel("decollapse.models:SmallCNN.__call__", options={"self": SmallCNN()})
+    `ImportedModel("torchvision.models:resnet18", layer="fc", options={"num_classes": 10})` has 512 features.
+
+    >>> parts = {"encoder": nn.Flatten(), "head": nn.Linear(4, 2)}
+    >>> build = ImportedModel("decollapse.models:Classifier", options=parts)
+    >>> build((1, 2, 2), 2)(torch.zeros(5, 1, 2, 2)).features.shape
+    torch.Size([5, 4])
     """
 
     factory: str
@@ -82,8 +87,8 @@ class ImportedModel:
             )
         if output.logits.shape != (2, num_classes):
             raise ValueError(
-                f"{self.factory!r} must give {num_classes} logits an example, got shape {tuple(output.logits.shape)} for "
-                f"2 examples; set its number of classes (options, often num_classes = {num_classes})."
+                f"{self.factory!r} must give {num_classes} logits an example, got shape {tuple(output.logits.shape)} "
+                f"for 2 examples; set its number of classes (options, often num_classes = {num_classes})."
             )
 
 

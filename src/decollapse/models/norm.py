@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 Norm = Literal["batch", "group", "layer", "none"]
-"""What shares a mean and a variance: a channel of the batch, a group of channels or all channels of an example; nothing."""
+"""What is normalised together: a channel over the batch, a group of channels of an example, all of them; nothing."""
 
 
 class BatchNorm(nn.BatchNorm2d):

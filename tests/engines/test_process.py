@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+import torch
+from members import initial_model, noisy_network, small_federation
+
+from decollapse.client import ClientUpdate
+from decollapse.core import Broadcast, ClientCall, ClientData, ClientResult, ClientState
+from decollapse.engines import Engine
+from decollapse.engines.process import Process, WorkerDiedError
+
+BROADCAST = Broadcast(round=2, model=initial_model(), seed=0)
+
+
+@dataclass(frozen=True)
+class Misbehaving:
+    """A client call that does something else than training on one client."""
+
+    act: str
+    on: int
+
+    def __call__(
+        self, model: torch.nn.Module, data: ClientData, broadcast: Broadcast, state: ClientState
+    ) -> tuple[ClientResult, ClientState]:
+        if data.client == self.on:
+            if self.act == "raise":
+                raise ValueError("the tape is torn")
+            if self.act == "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(0.3)
+        return ClientResult(data.client, len(data), 1, {"pid": torch.tensor(os.getpid())}, {}, {}), state
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    with Process(workers=2)(small_federation()) as started:
+        yield started
+
+
+def test_results_come_in_cohort_order_although_the_first_client_is_the_slowest(engine: Engine) -> None:
+    call: ClientCall = Misbehaving("sleep", on=3)
+    results = [result for result, _ in engine.run(call, BROADCAST, [3, 0, 1, 2, 4], {})]
+    assert [result.client for result in results] == [3, 0, 1, 2, 4]
+    pids = {result.client: int(result.delta["pid"]) for result in results}
+    assert len(set(pids.values())) == 2
+    assert os.getpid() not in pids.values()
+
+
+def test_what_a_client_raises_is_raised_here_with_client_round_and_traceback(engine: Engine) -> None:
+    with pytest.raises(ValueError, match="the tape is torn") as error:
+        list(engine.run(Misbehaving("raise", on=1), BROADCAST, [0, 1, 2], {}))
+    assert "client 1 in round 2" in error.value.__notes__[0]
+    assert "Traceback" in error.value.__notes__[-1]
+
+
+def test_after_a_failed_round_the_engine_goes_on(engine: Engine) -> None:
+    with pytest.raises(ValueError, match="the tape is torn"):
+        list(engine.run(Misbehaving("raise", on=0), BROADCAST, [0, 1, 2, 3, 4], {}))
+    results = [result.client for result, _ in engine.run(ClientUpdate(), BROADCAST, range(5), {})]
+    assert results == [0, 1, 2, 3, 4]
+
+
+def test_a_killed_worker_is_an_error_that_names_the_client_and_not_a_hang() -> None:
+    with Process(workers=2)(small_federation()) as engine, pytest.raises(WorkerDiedError, match="client 1 in round 2"):
+        list(engine.run(Misbehaving("die", on=1), BROADCAST, [0, 1, 2], {}))
+
+
+def test_there_are_never_more_workers_than_clients() -> None:
+    federation = small_federation(num_clients=1)
+    with Process(workers=8)(federation) as engine:
+        assert len(engine._pipes) == 1  # the engine's own pipes
+
+
+def test_no_worker_is_no_engine() -> None:
+    with pytest.raises(ValueError, match="at least 1 worker, got 0"):
+        Process(workers=0)
+
+
+def test_the_network_of_the_tests_takes_one_example() -> None:
+    assert noisy_network()(torch.zeros(1, 1, 8, 8)).logits.shape == (1, 4)
