@@ -2,6 +2,7 @@
 
     python benchmarks/dead_units.py                              # with and without BatchNorm
     python benchmarks/dead_units.py --norm none --seeds 3 --penalties release covariance --betas 0.01 0.1
+    python benchmarks/dead_units.py --easy --data fashion-mnist-small --train-size 1500 --seeds 2 --betas 0 0.1
 
 A post-ReLU unit that never fires has no correlation with any other, so FedDecorr's formula rewards its death. The
 candidates differ in how they charge for that. 10 clients, Dirichlet 0.05, MLP 64-128-128-10, 20 rounds of 5 epochs.

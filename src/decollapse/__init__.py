@@ -81,7 +81,7 @@ _HOME = {
     "Proximal": "terms.proximal",
 }
 
-__all__ = sorted([*_HOME, "__version__", "spectrum"])  # noqa: PLE0605  # a list, computed once
+__all__ = sorted([*_HOME, "__version__", "spectrum"])  # a list, computed once
 
 
 def __getattr__(name: str) -> Any:

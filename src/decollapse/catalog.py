@@ -8,11 +8,22 @@ from __future__ import annotations
 from typing import Any
 
 from decollapse.aggregate import Aggregator, WeightedMean
-from decollapse.data import IID, Augmentation, ByColumn, Crop, Dirichlet, Flip, Partition, PlainDirichlet, Shards
+from decollapse.data import (
+    IID,
+    Augmentation,
+    AutoAugment,
+    ByColumn,
+    Crop,
+    Dirichlet,
+    Flip,
+    Partition,
+    PlainDirichlet,
+    Shards,
+)
 from decollapse.engines import EngineSettings
 from decollapse.engines.process import Process
 from decollapse.engines.serial import Serial
-from decollapse.models import MLP, ModelBuilder, ResNet18, ResNet20, ResNet32, SmallCNN
+from decollapse.models import MLP, ImportedModel, MobileNetV2, ModelBuilder, ResNet18, ResNet20, ResNet32, SmallCNN
 from decollapse.objective import Term
 from decollapse.optim import SGD, Adam, LocalOptimizer
 from decollapse.server import ServerOptimizer, ServerSGD
@@ -30,6 +41,7 @@ PARTITIONS: dict[str, type] = {
 AUGMENTATIONS: dict[str, type] = {
     "crop": Crop,
     "flip": Flip,
+    "autoaugment": AutoAugment,
 }
 MODELS: dict[str, type] = {
     "small_cnn": SmallCNN,
@@ -37,6 +49,8 @@ MODELS: dict[str, type] = {
     "resnet20": ResNet20,
     "resnet32": ResNet32,
     "resnet18": ResNet18,
+    "mobilenetv2": MobileNetV2,
+    "imported": ImportedModel,
 }
 TERMS: dict[str, type] = {"cross_entropy": CrossEntropy, "feddecorr": FedDecorr, "proximal": Proximal}
 LOCAL_OPTIMIZERS: dict[str, type] = {"sgd": SGD, "adam": Adam}

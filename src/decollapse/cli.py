@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import App, Parameter
+from rich.console import Console
+from rich.text import Text
 
 from decollapse import __version__
 
@@ -18,11 +20,9 @@ app = App(
     version=__version__,
     help="Find, explain and repair dimensional collapse in federated learning.",
     suppress_keyboard_interrupt=False,  # a stopped run tells how to go on
-    error_formatter=lambda error: _in_one_line(f"decollapse: {error}"),
+    error_console=Console(stderr=True, soft_wrap=True, highlight=False),
+    error_formatter=lambda error: Text(f"decollapse: {error}"),
 )
-
-if TYPE_CHECKING:
-    from rich.text import Text
 
 DEMO = Path(__file__).parent / "demo.toml"
 
@@ -164,12 +164,6 @@ def demo(*, out: Path = Path("runs/demo")) -> None:
     paths = [folder.path for folder in folders]
     print_comparison(paths, as_json=False)
     sys.stdout.write(f"{write_report(paths, out / 'report.html')}\n")
-
-
-def _in_one_line(sentence: str) -> Text:
-    from rich.text import Text
-
-    return Text(sentence, no_wrap=True, overflow="ignore")
 
 
 def main() -> None:

@@ -246,6 +246,7 @@ def _dead(covariance: Float[Tensor, "d d"], mean: Float[Tensor, "d"], dead_below
 
 
 def check_features(features: Tensor) -> None:
+    """Raise if `features` is not a finite (n, d) tensor of floating-point numbers."""
     if features.ndim == 4:
         raise ValueError(
             f"features must be (n, d), got a map of shape {tuple(features.shape)}; pool it: z.mean((2, 3))."
