@@ -158,7 +158,7 @@ def demo(*, out: Path = Path("runs/demo")) -> None:
     from decollapse.study import create_runs
     from decollapse.terminal import print_comparison, run_folders
 
-    sweeps = ("seed=0,1,2", "client.objective.feddecorr.beta=0,0.1")
+    sweeps = ("seed=0,1,2", "client.objective.feddecorr.beta=0,0.01,0.1")
     folders = find_runs([out]) if out.exists() else create_runs(DEMO, sweeps=sweeps, out=out)
     run_folders(folders)
     paths = [folder.path for folder in folders]

@@ -13,7 +13,15 @@ from torch import nn
 from decollapse.models import MLP, MobileNetV2, ResNet18, ResNet20, ResNet32, SmallCNN
 
 NORMS = ["batch", "group", "layer", "none"]
-NARROW = [MLP(), SmallCNN(), ResNet20(width=8), ResNet32(width=4), ResNet18(width=8), MobileNetV2()]
+NARROW = [
+    MLP(),
+    SmallCNN(),
+    SmallCNN(features=0),
+    ResNet20(width=8),
+    ResNet32(width=4),
+    ResNet18(width=8),
+    MobileNetV2(),
+]
 EVERY_NORM = [replace(builder, norm=norm) for builder in NARROW for norm in NORMS]
 SHAPE = (3, 8, 8)
 
@@ -35,6 +43,7 @@ def count(model: nn.Module) -> int:
         (MLP(hidden=()), (2, 3), 6 * 10 + 10, 6),
         (SmallCNN(), (3, 32, 32), 250_682, 128),
         (SmallCNN(), (1, 28, 28), 164_234, 128),
+        (SmallCNN(features=0), (3, 32, 32), 53_626, 96),
         (ResNet20(), (3, 32, 32), 269_722, 64),
         (ResNet32(), (3, 32, 32), 464_154, 64),
         (ResNet18(), (3, 32, 32), 11_173_962, 512),
@@ -154,7 +163,7 @@ def test_a_width_below_one_is_an_error(builder):
         builder(width=0)
 
 
-@pytest.mark.parametrize("fields", [{"channels": ()}, {"features": 0}, {"channels": (8, 0)}], ids=repr)
+@pytest.mark.parametrize("fields", [{"channels": ()}, {"features": -1}, {"channels": (8, 0)}], ids=repr)
 def test_an_impossible_small_cnn_is_an_error(fields):
     with pytest.raises(ValueError, match="at least one convolution and positive widths"):
         SmallCNN(**fields)

@@ -68,6 +68,9 @@ class HookedClassifier(nn.Module):
     outputs, torchvision's Inception). The hook exists during `forward` only: nothing is kept alive between two batches,
     and copies and pickles are those of the network. Parameters are called `network.` + their own name.
 
+    To compile, wrap the compiled network (`torch.compile(network)`, layer "_orig_mod.fc") or compile this module
+    without `fullgraph`: registering the hook breaks the graph.
+
     A classifier that starts with dropout, `Sequential(Dropout, Linear)`, sees two kinds of features: the input of the
     `Sequential` is before the dropout, the input of its `Linear` after.
 

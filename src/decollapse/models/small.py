@@ -61,7 +61,8 @@ class SmallCNN:
 
     Attributes:
         channels: widths of the convolutions.
-        features: the feature dimension.
+        features: width of the hidden layer, the feature dimension. 0 leaves the layer out: the features are the last
+            convolution's channels, averaged over the pixels.
         norm: the normalisation after each layer.
 
     Raises:
@@ -78,7 +79,7 @@ class SmallCNN:
 
     def __post_init__(self) -> None:
         check_norm(self.norm)
-        if not self.channels or min(*self.channels, self.features) < 1:
+        if not self.channels or min(self.channels) < 1 or self.features < 0:
             raise ValueError(f"SmallCNN needs at least one convolution and positive widths, got {self}.")
 
     def __call__(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
@@ -93,10 +94,14 @@ class SmallCNN:
             # Max-pooling and ReLU commute; in this order the ReLU sees a quarter of the pixels.
             encoder.add_module(f"pool{number}", nn.MaxPool2d(2))
             encoder.add_module(f"relu{number}", nn.ReLU(inplace=True))
-        pixels = (input_shape[1] // halvings) * (input_shape[2] // halvings)
-        encoder.add_module("flatten", nn.Flatten())
-        encoder.add_module("linear", nn.Linear(widths[-1] * pixels, self.features, bias=self.norm == "none"))
-        encoder.add_module("norm", norm_layer(self.norm, self.features))
-        encoder.add_module("relu", nn.ReLU(inplace=True))
+        if self.features:
+            pixels = (input_shape[1] // halvings) * (input_shape[2] // halvings)
+            encoder.add_module("flatten", nn.Flatten())
+            encoder.add_module("linear", nn.Linear(widths[-1] * pixels, self.features, bias=self.norm == "none"))
+            encoder.add_module("norm", norm_layer(self.norm, self.features))
+            encoder.add_module("relu", nn.ReLU(inplace=True))
+        else:
+            encoder.add_module("average", nn.AdaptiveAvgPool2d(1))
+            encoder.add_module("flatten", nn.Flatten())
         kaiming(encoder)
-        return Classifier(encoder, nn.Linear(self.features, num_classes))
+        return Classifier(encoder, nn.Linear(self.features or widths[-1], num_classes))
