@@ -13,7 +13,7 @@ from decollapse.aggregate import Aggregator, WeightedMean
 from decollapse.client import ClientUpdate
 from decollapse.objective import Term
 from decollapse.server import ServerOptimizer, ServerSGD
-from decollapse.terms.feddecorr import FedDecorr
+from decollapse.terms.feddecorr import FedDecorr, Matrix
 from decollapse.terms.proximal import Proximal
 
 
@@ -38,9 +38,9 @@ def with_term(algorithm: Algorithm, term: Term) -> Algorithm:
     return replace(algorithm, client=client)
 
 
-def with_feddecorr(algorithm: Algorithm, beta: float = 0.1) -> Algorithm:
-    """Any algorithm, plus FedDecorr (Shi et al., ICLR 2023)."""
-    return with_term(algorithm, FedDecorr(beta=beta))
+def with_feddecorr(algorithm: Algorithm, beta: float = 0.1, *, matrix: Matrix = "correlation") -> Algorithm:
+    """Any algorithm, plus FedDecorr (Shi et al., ICLR 2023); `matrix="covariance"` for models without BatchNorm."""
+    return with_term(algorithm, FedDecorr(beta=beta, matrix=matrix))
 
 
 def fedavg(client: ClientUpdate = ClientUpdate()) -> Algorithm:

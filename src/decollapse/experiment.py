@@ -73,7 +73,7 @@ class Experiment:
     partition: Partition = Dirichlet(alpha=0.1)
     num_clients: int = 10
     cohort_size: int | None = None
-    model: ModelBuilder = SmallCNN()
+    model: ModelBuilder = SmallCNN(norm="batch")
     client: ClientUpdate = ClientUpdate()
     aggregate: Aggregator = WeightedMean()
     server: ServerOptimizer = ServerSGD()
