@@ -25,6 +25,11 @@ app = App(
 )
 
 DEMO = Path(__file__).parent / "demo.toml"
+DEMO_SETTINGS: dict[str, list[str]] = {
+    "iid": ["partition=iid"],
+    "skewed": [],
+    "skewed+feddecorr": ["client.objective.feddecorr.beta=0.1"],
+}
 
 Overrides = Annotated[tuple[str, ...], Parameter(name=["--set", "-s"], negative=(), consume_multiple=False)]
 Sweeps = Annotated[tuple[str, ...], Parameter(name="--sweep", negative=(), consume_multiple=False)]
@@ -144,22 +149,24 @@ def list_components(*, as_json: AsJson = False) -> None:
 
 @app.command
 def demo(*, out: Path = Path("runs/demo")) -> None:
-    """Show a collapse and its repair: Fashion-MNIST, ten clients, with and without FedDecorr, three seeds, a report.
+    """Show a collapse and its repair on Fashion-MNIST: equal clients, unequal clients, unequal clients with FedDecorr.
 
     Example: decollapse demo
 
     Parameters
     ----------
     out
-        The folder of the runs and of report.html; a demo that was stopped goes on.
+        The folder of the nine runs (three seeds each) and of report.html; a demo that was stopped goes on.
     """
     from decollapse.report import write_report
     from decollapse.runs import find_runs
     from decollapse.study import create_runs
     from decollapse.terminal import print_comparison, run_folders
 
-    sweeps = ("seed=0,1,2", "client.objective.feddecorr.beta=0,0.01,0.1")
-    folders = find_runs([out]) if out.exists() else create_runs(DEMO, sweeps=sweeps, out=out)
+    for name, overrides in DEMO_SETTINGS.items():
+        if not (out / name).exists():
+            create_runs(DEMO, overrides, ["seed=0,1,2"], out / name)
+    folders = find_runs([out / name for name in DEMO_SETTINGS])
     run_folders(folders)
     paths = [folder.path for folder in folders]
     print_comparison(paths, as_json=False)

@@ -43,6 +43,9 @@ PHRASES: dict[Path, str] = {
 }
 """How a difference is said; any other is said as `key value`."""
 
+IDENTIFYING: frozenset[Path] = frozenset({("partition", "alpha")})
+"""Settings that people say beside the name of their component."""
+
 SPELLINGS = {
     "dirichlet": "Dirichlet", "plain_dirichlet": "plain Dirichlet", "iid": "IID", "mlp": "MLP",
     "small_cnn": "small CNN",
@@ -73,7 +76,7 @@ def differences(recipes: Sequence[Recipe], prefix: Path = ()) -> list[Path]:
     """The paths whose values are not the same in all recipes, in the order of the first that has them.
 
     A table that only some recipes have counts once, by its own path; inside it, values count where those that have it
-    disagree.
+    disagree. What a component has because it is another one is told by its name, but for `IDENTIFYING` settings.
 
     >>> differences([{"a": 1, "b": {"x": 1}}, {"a": 2, "b": {"x": 1}}, {"a": 2, "b": {"x": 1}, "c": {"y": 0}}])
     [('a',), ('c',)]
@@ -84,7 +87,10 @@ def differences(recipes: Sequence[Recipe], prefix: Path = ()) -> list[Path]:
         path = (*prefix, str(key))
         tables = [value for value in values if isinstance(value, Mapping)]
         told_inside = len(tables) == len(recipes)
-        if len(values) < len(recipes) or (not told_inside and any(value != values[0] for value in values)):
+        told_by_name = len({str(recipe.get("name")) for recipe in recipes}) > 1 and path not in IDENTIFYING
+        if len(values) < len(recipes) and not told_by_name:
+            found.append(path)
+        elif not told_inside and any(value != values[0] for value in values):
             found.append(path)
         found += differences(tables, path) if tables else []
     return found
