@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test test-slow test-all lint evidence picture clean
+.PHONY: help setup demo picture bench test test-slow test-all lint clean
 
 help:            ## What can be made
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -18,6 +18,14 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 demo: setup      ## Train with and without FedDecorr on Fashion-MNIST, three seeds, and write runs/demo/report.html
 	$(BIN)/decollapse demo
+
+picture: demo    ## The README's picture, from the demo's runs
+	$(BIN)/python scripts/readme_picture.py runs/demo/iid runs/demo/skewed runs/demo/skewed+feddecorr --out docs/img/spectrum.svg
+
+bench: setup     ## Speed of the loss, the augmentation and the engines, as ratios
+	$(BIN)/python benchmarks/loss.py --model
+	$(BIN)/python benchmarks/augmentation.py
+	$(BIN)/python benchmarks/engine.py
 
 test: setup lint ## Lint, types, doctests, the README's blocks and the default tests
 	$(BIN)/pytest -m "not slow"
