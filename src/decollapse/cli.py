@@ -28,7 +28,7 @@ DEMO = Path(__file__).parent / "demo.toml"
 DEMO_SETTINGS: dict[str, list[str]] = {
     "iid": ["partition=iid"],
     "skewed": [],
-    "skewed+feddecorr": ["client.objective.feddecorr.beta=0.1"],
+    "skewed+feddecorr": ["client.objective.feddecorr.beta=0.01"],
 }
 
 Overrides = Annotated[tuple[str, ...], Parameter(name=["--set", "-s"], negative=(), consume_multiple=False)]

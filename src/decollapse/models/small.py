@@ -56,13 +56,13 @@ class SmallCNN:
     """A small convolutional network for images of 8 x 8 pixels or more, made for the CPU.
 
     (3 x 3 convolution, norm, 2 x 2 max-pooling, ReLU) for each width in `channels`, then a hidden linear layer with
-    ReLU whose outputs are the features. 250,682 parameters with 3 x 32 x 32 pixels and 10 classes, 164,234 with
+    ReLU, whose outputs are the features. 250,682 parameters with 3 x 32 x 32 pixels and 10 classes, 164,234 with
     1 x 28 x 28.
 
     Attributes:
         channels: widths of the convolutions.
-        features: width of the hidden layer, the feature dimension. 0 leaves the layer out: the features are the last
-            convolution's channels, averaged over the pixels.
+        features: width of the hidden layer, the feature dimension. 0 leaves it out, and the last max-pooling too: the
+            features are the channels of the last convolution, averaged over the pixels.
         norm: the normalisation after each layer.
 
     Raises:
@@ -92,7 +92,8 @@ class SmallCNN:
             encoder.add_module(f"conv{number}", nn.Conv2d(inputs, outputs, 3, padding=1, bias=bias))
             encoder.add_module(f"norm{number}", norm_layer(self.norm, outputs))
             # Max-pooling and ReLU commute; in this order the ReLU sees a quarter of the pixels.
-            encoder.add_module(f"pool{number}", nn.MaxPool2d(2))
+            if self.features or number < len(self.channels):
+                encoder.add_module(f"pool{number}", nn.MaxPool2d(2))
             encoder.add_module(f"relu{number}", nn.ReLU(inplace=True))
         if self.features:
             pixels = (input_shape[1] // halvings) * (input_shape[2] // halvings)

@@ -88,9 +88,8 @@ def differences(recipes: Sequence[Recipe], prefix: Path = ()) -> list[Path]:
         tables = [value for value in values if isinstance(value, Mapping)]
         told_inside = len(tables) == len(recipes)
         told_by_name = len({str(recipe.get("name")) for recipe in recipes}) > 1 and path not in IDENTIFYING
-        if len(values) < len(recipes) and not told_by_name:
-            found.append(path)
-        elif not told_inside and any(value != values[0] for value in values):
+        unshared = len(values) < len(recipes) and not told_by_name
+        if unshared or (not told_inside and any(value != values[0] for value in values)):
             found.append(path)
         found += differences(tables, path) if tables else []
     return found
