@@ -105,3 +105,11 @@ def test_a_recipe_does_not_differ_from_its_copy(a: dict[str, Any]) -> None:
 
 def test_flattening_keeps_every_value() -> None:
     assert flatten({"a": {"b": {"c": 1}}, "d": {}}) == {("a", "b", "c"): 1, ("d",): {}}
+
+
+def test_partitions_are_told_apart_by_name_and_alpha_alone() -> None:
+    iid = {"partition": {"name": "iid"}, "client": {"objective": {"cross_entropy": {}}}}
+    skewed = {**iid, "partition": {"name": "dirichlet", "alpha": 0.05, "min_examples": 10, "max_tries": 20000}}
+    differing = differences([iid, skewed])
+    assert label(iid, differing) == "IID"
+    assert label(skewed, differing) == "Dirichlet, \N{GREEK SMALL LETTER ALPHA} 0.05"
