@@ -191,3 +191,27 @@ def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(RunFolderError, match="damaged"):
         find_runs([tmp_path])
+
+
+@pytest.mark.slow
+def test_ctrl_c_with_workers_ends_every_process_and_loses_no_round(whole: RunFolder, tmp_path: Path) -> None:
+    folder = create(tmp_path / "run", 12, "engine=process", "engine.workers=2")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "decollapse.cli", "resume", str(folder.path)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while not (folder.path / "checkpoint.safetensors").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers, too
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+    finish(folder)
+    ours, theirs = weights(folder), weights(whole)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)

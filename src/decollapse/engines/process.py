@@ -11,6 +11,7 @@ import io
 import os
 import pickle
 import signal
+import threading
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -75,7 +76,8 @@ class Process:
             for _ in range(workers):
                 ours, theirs = context.Pipe()
                 process: BaseProcess = context.Process(target=_serve, args=(theirs, settings, federation), daemon=True)
-                process.start()
+                with _ctrl_c_ignored():
+                    process.start()
                 theirs.close()
                 pipes.append(ours)
                 processes.append(process)
@@ -157,7 +159,6 @@ class _Failure:
 
 def _serve(pipe: Pipe, settings: Serial, federation: Federation) -> None:
     """A worker's life: announcements and clients in, replies out, until the pipe is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     with settings(federation) as engine:
         assert isinstance(engine, SerialEngine)
         call: ClientCall | None = None
@@ -181,6 +182,19 @@ def _serve(pipe: Pipe, settings: Serial, federation: Federation) -> None:
                 pipe.send_bytes(_dumps(reply))
             except ConnectionError:
                 return
+
+
+@contextmanager
+def _ctrl_c_ignored() -> Iterator[None]:
+    """Processes started in this block ignore Ctrl-C from their first instruction on: it is the parent's to handle."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def _send(pipe: Pipe, message: bytes, when: str) -> None:
