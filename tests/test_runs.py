@@ -210,8 +210,18 @@ def test_ctrl_c_with_workers_ends_every_process_and_loses_no_round(whole: RunFol
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in said
-    with pytest.raises(ProcessLookupError):
-        os.killpg(process.pid, 0)
+    deadline = time.monotonic() + 30
+    while _group_exists(process.pid):  # multiprocessing's own resource tracker takes a moment
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
     finish(folder)
     ours, theirs = weights(folder), weights(whole)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def _group_exists(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
