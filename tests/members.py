@@ -35,12 +35,16 @@ class PullBack:
 
 
 def noisy_network() -> Classifier:
-    """Convolution, BatchNorm and dropout: everything that tempts a framework to leak state between clients."""
+    """Convolution, BatchNorm and dropout: everything that tempts a framework to leak state between clients.
+
+    The second BatchNorm sees what dropout lets through: its statistics depend on the random numbers.
+    """
     encoder = nn.Sequential(
         nn.Conv2d(1, 6, 3, padding=1),
         nn.BatchNorm2d(6),
         nn.ReLU(),
         nn.Dropout(0.3),
+        nn.BatchNorm2d(6),
         nn.AdaptiveAvgPool2d(2),
         nn.Flatten(),
     )

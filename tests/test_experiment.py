@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf, nan
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from decollapse.experiment import EvaluationSettings, Experiment, prepare
 from decollapse.models import MLP
 from decollapse.optim import SGD, Adam
 from decollapse.spectrum import Spectrum
+from decollapse.terms.proximal import Proximal
 
 TINY = Experiment(
     data=DataSource("digits", train_size=200),
@@ -94,6 +96,23 @@ def test_float64_is_a_setting_of_the_engine() -> None:
         (lambda: SGD(momentum=0, nesterov=True), "nesterov needs a momentum"),
         (lambda: Adam(lr=0), "must be positive"),
         (lambda: Adam(betas=(1.0, 0.9)), "betas are shares"),
+        (lambda: SGD(lr=nan), "lr is a step size and must be positive and finite, got nan"),
+        (lambda: SGD(lr=inf), "lr is a step size and must be positive and finite, got inf"),
+        (lambda: SGD(momentum=nan), "momentum is a share"),
+        (lambda: SGD(momentum=inf), "momentum is a share"),
+        (lambda: SGD(weight_decay=nan), "weight_decay must be finite"),
+        (lambda: SGD(weight_decay=inf), "weight_decay must be finite"),
+        (lambda: Adam(lr=nan), "must be positive and finite, got nan"),
+        (lambda: Adam(lr=inf), "must be positive and finite, got inf"),
+        (lambda: Adam(eps=nan), "must be positive and finite, got 0.001 and nan"),
+        (lambda: Adam(eps=inf), "must be positive and finite, got 0.001 and inf"),
+        (lambda: Adam(betas=(0.9, nan)), "betas are shares"),
+        (lambda: Adam(betas=(inf, 0.9)), "betas are shares"),
+        (lambda: Adam(weight_decay=-1), "weight_decay must be finite and cannot be negative"),
+        (lambda: Adam(weight_decay=nan), "weight_decay must be finite"),
+        (lambda: Adam(weight_decay=inf), "weight_decay must be finite"),
+        (lambda: Proximal(mu=nan), "mu is a penalty's strength, must be finite"),
+        (lambda: Proximal(mu=inf), "mu is a penalty's strength, must be finite"),
         (lambda: EvaluationSettings(every=0), "every >= 1"),
         (lambda: Experiment(rounds=0), "at least 1"),
     ],

@@ -142,7 +142,7 @@ def test_a_full_disk_loses_no_finished_round(tmp_path: Path, monkeypatch: pytest
     folder = create(tmp_path / "run", 4)
     save = runs.save_checkpoint
     monkeypatch.setattr(runs, "save_checkpoint", lambda *a, **k: (_ for _ in ()).throw(OSError(28, "No space left")))
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(RunFolderError, match=r"No space left.*make room, then `decollapse resume"):
         next(continue_run(folder))
     monkeypatch.setattr(runs, "save_checkpoint", save)
     finish(folder)

@@ -42,7 +42,17 @@ def test_fedavg_takes_the_mean_bitwise() -> None:
     assert state == {}
 
 
-@pytest.mark.parametrize(("settings", "message"), [({"lr": 0.0}, "lr"), ({"momentum": 1.0}, "momentum")])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lr": 0.0}, "lr must be positive and finite, got 0"),
+        ({"lr": float("nan")}, "lr must be positive and finite, got nan"),
+        ({"lr": float("inf")}, "lr must be positive and finite, got inf"),
+        ({"momentum": 1.0}, "momentum is a share"),
+        ({"momentum": float("nan")}, "momentum is a share"),
+        ({"momentum": float("inf")}, "momentum is a share"),
+    ],
+)
 def test_settings_out_of_range_are_refused(settings: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ServerSGD(**settings)

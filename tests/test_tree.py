@@ -29,12 +29,6 @@ def test_arguments_are_left_alone() -> None:
     assert B["w"].tolist() == [10.0, 20.0]
 
 
-def test_a_clone_shares_no_memory() -> None:
-    copy = tree.clone(A)
-    copy["w"].zero_()
-    assert A["w"].tolist() == [1.0, 2.0]
-
-
 @given(st.lists(st.tuples(st.floats(0.1, 100), st.floats(-1e3, 1e3)), min_size=1, max_size=20))
 def test_the_running_mean_is_the_weighted_mean(pairs: list[tuple[float, float]]) -> None:
     mean = RunningMean()

@@ -61,11 +61,12 @@ class Recalibrate:
         """Return a result with zero steps, no delta and the measured buffers; the state is as it came."""
         broadcast.model.load_into(model)
         layers = _running_statistics(model)
+        model.eval()  # dropout is off, as it is wherever these statistics are used
         momenta = [layer.momentum for layer in layers]
         for layer in layers:
             layer.reset_running_stats()
             layer.momentum = None
-        model.train()
+            layer.train()
         dtype = next(model.parameters()).dtype
         with torch.no_grad():
             for x in data.x.split(self.batch_size):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 from rich.console import Console
@@ -23,6 +23,9 @@ app = App(
     error_console=Console(stderr=True, soft_wrap=True, highlight=False),
     error_formatter=lambda error: Text(f"decollapse: {error}"),
 )
+
+if TYPE_CHECKING:
+    from decollapse.runs import RunFolder
 
 DEMO = Path(__file__).parent / "demo.toml"
 DEMO_SETTINGS: dict[str, list[str]] = {
@@ -159,14 +162,12 @@ def demo(*, out: Path = Path("runs/demo")) -> None:
         The folder of the nine runs (three seeds each) and of report.html; a demo that was stopped goes on.
     """
     from decollapse.report import write_report
-    from decollapse.runs import find_runs
     from decollapse.study import create_runs
     from decollapse.terminal import print_comparison, run_folders
 
+    folders: list[RunFolder] = []
     for name, overrides in DEMO_SETTINGS.items():
-        if not (out / name).exists():
-            create_runs(DEMO, overrides, ["seed=0,1,2"], out / name)
-    folders = find_runs([out / name for name in DEMO_SETTINGS])
+        folders += create_runs(DEMO, overrides, ["seed=0,1,2"], out / name, reuse=True)
     run_folders(folders)
     paths = [folder.path for folder in folders]
     print_comparison(paths, as_json=False)

@@ -14,7 +14,7 @@ The objective is a table with one entry a term; `cross_entropy = false` takes on
 from __future__ import annotations
 
 import dataclasses
-import importlib
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -27,6 +27,7 @@ from pydantic import TypeAdapter, ValidationError
 from decollapse.catalog import KINDS
 from decollapse.client import ClientUpdate
 from decollapse.experiment import Experiment
+from decollapse.models import import_object
 from decollapse.objective import Term
 
 Table = Mapping[str, Any]
@@ -64,7 +65,8 @@ def load_recipe(path: Path | None, overrides: Sequence[str] = ()) -> Experiment:
     try:
         return from_table(table)
     except RecipeError as error:
-        raise RecipeError(f"{path}: {error}" if path else str(error)) from None
+        source = f"{path} with --set: " if path and overrides else f"{path}: " if path else ""
+        raise RecipeError(f"{source}{error}") from None
 
 
 def set_key(table: dict[str, Any], override: str) -> None:
@@ -78,7 +80,7 @@ def set_key(table: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise RecipeError(f"an override is written key=value, such as client.epochs=5; got {override!r}.")
-    *parents, last = key.strip().split(".")
+    *parents, last = _key_path(key.strip())
     for parent in parents:
         inner = table.get(parent)
         if isinstance(inner, str):
@@ -91,6 +93,23 @@ def set_key(table: dict[str, Any], override: str) -> None:
     if isinstance(value, str) and isinstance(table.get(last), dict):
         value = {"name": value}
     table[last] = value
+
+
+def _key_path(key: str) -> list[str]:
+    """The parts of a dotted key; one that has dots itself is quoted, as in TOML.
+
+    >>> _key_path('client.objective."my_pkg.terms:MyTerm".weight')
+    ['client', 'objective', 'my_pkg.terms:MyTerm', 'weight']
+    """
+    try:
+        nested = tomllib.loads(f"{key} = 0")
+    except tomllib.TOMLDecodeError:
+        return key.split(".")
+    path: list[str] = []
+    while isinstance(nested, dict):
+        ((part, nested),) = nested.items()
+        path.append(part)
+    return path
 
 
 def parse_value(text: str) -> Any:
@@ -119,52 +138,64 @@ def to_table(experiment: Experiment) -> dict[str, Any]:
     return table
 
 
-def _build(schema: type, table: Table, where: str) -> Any:
-    """An instance of the dataclass `schema` from the keys of `table`."""
+def _build(schema: type, table: Table, where: str, default: Any = None) -> Any:
+    """An instance of the dataclass `schema` from the keys of `table`; the rest is as in `default`, if it is one."""
     hints = _field_types(schema)
     for key in table:
         if key not in hints:
             raise RecipeError(f"{_join(where, key)} is no setting of {_title(schema, where)}{_nearest(key, hints)}")
-    values = {key: _value(hints[key], value, _join(where, key)) for key, value in table.items()}
+    start = default if type(default) is schema else None
+    defaults = _defaults(schema) if start is None else {key: getattr(start, key) for key in hints}
+    values = {key: _value(hints[key], value, _join(where, key), defaults.get(key)) for key, value in table.items()}
+    for key in hints:
+        if key not in values and key not in defaults:
+            raise RecipeError(f"{where} needs a value for {key!r}: set {_join(where, key)}.")
     try:
-        return schema(**values)
+        return schema(**(defaults | values))
     except (TypeError, ValueError) as error:
         raise RecipeError(f"{where or 'recipe'}: {error}") from None
 
 
-def _value(kind: Any, value: Any, where: str) -> Any:
+def _value(kind: Any, value: Any, where: str, default: Any) -> Any:
     """What a field of type `kind` gets for the TOML value `value`."""
     if kind in KINDS:
-        return _component(kind, value, where)
+        return _component(kind, value, where, default)
     if get_origin(kind) is tuple and get_args(kind)[0] in KINDS:
         item = get_args(kind)[0]
         if item is Term:
             return _objective(value, where)
         if not isinstance(value, list):
-            raise RecipeError(f"{where} is a list of names or tables, got {value!r}.")
-        return tuple(_component(item, entry, f"{where}[{index}]") for index, entry in enumerate(value))
+            raise RecipeError(f'{where} is a list, such as ["{next(iter(KINDS[item]))}"], got {value!r}.')
+        return tuple(_component(item, entry, f"{where}[{index}]", None) for index, entry in enumerate(value))
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        return _build(kind, {"name": value} if isinstance(value, str) else _as_table(value, where), where)
+        return _build(kind, {"name": value} if isinstance(value, str) else _as_table(value, where), where, default)
     try:
-        return _adapter(kind).validate_python(value)
+        # As JSON, because there a list is a tuple, but "5" and true are no numbers.
+        return _adapter(kind).validate_json(json.dumps(value, default=str), strict=True)
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise RecipeError(f"{where} = {value!r}: {reason[0].lower()}{reason[1:]}.") from None
 
 
-def _component(kind: Any, value: Any, where: str) -> Any:
-    """A component of a catalogue from its name, or from a table with its name and settings."""
+def _component(kind: Any, value: Any, where: str, default: Any) -> Any:
+    """A component from its name, or from a table; without a name, or with the default's, it starts from the default."""
     names = KINDS[kind]
     table = {"name": value} if isinstance(value, str) else dict(_as_table(value, where))
-    name = table.pop("name", None) or (next(iter(names)) if table else None)
+    name = table.pop("name", None)
+    if name is None and default is not None:
+        return _build(type(default), table, where, default)
     if not isinstance(name, str):
-        raise RecipeError(f'{where} needs a name, such as "{next(iter(names))}"; known: {", ".join(names)}.')
-    return _build(_component_class(name, names, where), table, where)
+        raise RecipeError(f'{where} needs a name, such as "{next(iter(names))}"; there is {", ".join(names)}.')
+    return _build(_component_class(name, names, where), table, where, default)
 
 
 def _objective(value: Any, where: str) -> tuple[Any, ...]:
-    """The terms of an objective; cross-entropy is one of them unless it is taken out."""
-    entries = {"cross_entropy": {}} | dict(_as_table(value, where))
+    """The terms of an objective, in order; cross-entropy comes first unless it is placed or taken out."""
+    if isinstance(value, str):
+        raise RecipeError(f"{where} is a table of terms; set {where}.{value}=true to add this one.")
+    entries = dict(_as_table(value, where))
+    if "cross_entropy" not in entries:
+        entries = {"cross_entropy": {}} | entries
     return tuple(
         _build(_component_class(name, KINDS[Term], where), _as_table(settings, _join(where, name)), _join(where, name))
         for name, settings in entries.items()
@@ -177,11 +208,10 @@ def _component_class(name: str, names: Mapping[str, type], where: str) -> type:
         if name not in names:
             raise RecipeError(f"{where} = {name!r} is not known{_nearest(name, names)}")
         return names[name]
-    module, _, attribute = name.partition(":")
     try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise RecipeError(f"{where} = {name!r} cannot be imported: {error}.") from None
+        found = import_object(name)
+    except ValueError as error:
+        raise RecipeError(f"{where} = {name!r} cannot be imported: {error}") from None
     if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
         raise RecipeError(f"{where} = {name!r} must be a frozen dataclass, got {type(found).__name__}.")
     return found
@@ -218,6 +248,17 @@ def _name_of(component: type, kind: Any) -> str:
 def _field_types(schema: type) -> dict[str, Any]:
     hints = get_type_hints(schema)
     return {field.name: hints[field.name] for field in dataclasses.fields(schema) if field.init}
+
+
+@cache
+def _defaults(schema: type) -> dict[str, Any]:
+    found = {}
+    for field in dataclasses.fields(schema):
+        if field.default is not dataclasses.MISSING:
+            found[field.name] = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            found[field.name] = field.default_factory()
+    return {key: value for key, value in found.items() if key in _field_types(schema)}
 
 
 @cache

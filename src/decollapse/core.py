@@ -2,8 +2,8 @@
 
     server --Broadcast--> client --ClientResult--> aggregator
 
-Each is a frozen dataclass of plain data, so that it pickles, compares and can be sent anywhere. New methods send more
-through `extras`; nobody's signature changes.
+Each is a frozen dataclass of plain data, so that it pickles and can be sent anywhere. It is equal to itself alone:
+tensors compare entry by entry, so compare those. New methods send more through `extras`; nobody's signature changes.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ ClientState = dict[str, Tree]
 """What one client keeps between rounds: a tree for each stateful term, by its name, and its own buffers."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ModelState:
     """What the server owns and sends.
 
     Attributes:
-        params: the tensors that are optimised.
-        buffers: the rest of the `state_dict` (BatchNorm's statistics and counters). No optimiser touches them.
+        params: the tensors that are optimised; one that a model has under several names is here under its first.
+        buffers: the persistent buffers (BatchNorm's statistics and counters). No optimiser touches them.
     """
 
     params: Tree
@@ -42,8 +42,8 @@ class ModelState:
     def of(cls, model: nn.Module) -> ModelState:
         """Copy a model's parameters and persistent buffers."""
         params = {name: param.detach().clone() for name, param in model.named_parameters()}
-        state = model.state_dict()
-        return cls(params, {name: leaf.clone() for name, leaf in state.items() if name not in params})
+        persistent = model.state_dict().keys()  # a tied parameter is there once for each name, so only its names count
+        return cls(params, {name: leaf.clone() for name, leaf in model.named_buffers() if name in persistent})
 
     def load_into(self, model: nn.Module) -> None:
         """Overwrite the weights and buffers of `model` in place, keeping its device, dtype and memory format."""
@@ -53,7 +53,7 @@ class ModelState:
                 state[name].copy_(leaf)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Output:
     """What a model returns.
 
@@ -66,7 +66,7 @@ class Output:
     features: Float[Tensor, "n d"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ClientData:
     """The examples of one client, in memory.
 
@@ -93,7 +93,7 @@ class ClientData:
         return torch.bincount(self.y, minlength=self.num_classes)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Broadcast:
     """What every client of a cohort receives.
 
@@ -110,7 +110,7 @@ class Broadcast:
     extras: Tree = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ClientResult:
     """What a client sends back.
 
@@ -122,7 +122,7 @@ class ClientResult:
         buffers: the local model's buffers as they are after training.
         metrics: means over the local steps, one for each term of the objective, and `accuracy`.
         extras: what some methods and measurements send beside the update.
-        seconds: wall-clock time of the local training; the one field that differs between two equal runs.
+        seconds: wall-clock time of the local training; the one field that differs between two runs of one seed.
     """
 
     client: int
@@ -132,7 +132,7 @@ class ClientResult:
     buffers: Tree
     metrics: dict[str, float]
     extras: Tree = field(default_factory=dict)
-    seconds: float = field(default=0.0, compare=False)
+    seconds: float = 0.0
 
 
 class ClientCall(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 import torch
@@ -66,7 +66,8 @@ class Experiment:
         seed: partition, initial weights, cohorts and everything random on a client are functions of it.
         guard: what happens to an update with NaN, infinity or a wrong shape: `reject`, `abort` or `clip`.
         evaluation: what is measured.
-        engine: where clients run; changes time, never the result.
+        engine: where clients run; of its settings, those that choose the arithmetic (dtype, device, threads, memory
+            layout) change rounding, and no other changes the result.
     """
 
     data: DataSource = DataSource()
@@ -99,6 +100,10 @@ class Experiment:
         """The four slots."""
         return Algorithm(client=self.client, aggregate=self.aggregate, server=self.server)
 
+    def with_algorithm(self, algorithm: Algorithm) -> Experiment:
+        """The same experiment with another algorithm, all of its slots."""
+        return replace(self, client=algorithm.client, aggregate=algorithm.aggregate, server=algorithm.server)
+
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
@@ -124,8 +129,15 @@ class Prepared:
         """A digest of every example and label: the same data, and no others, give the same."""
         digest = hashlib.blake2b(digest_size=16)
         dataset = self.dataset
-        for tensor in (dataset.train_x, dataset.train_y, dataset.test_x, dataset.test_y):
-            digest.update(tensor.contiguous().numpy().tobytes())
+        named = {
+            "train_x": dataset.train_x,
+            "train_y": dataset.train_y,
+            "test_x": dataset.test_x,
+            "test_y": dataset.test_y,
+        }
+        for name, tensor in (named | dict(dataset.train_columns)).items():
+            digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.contiguous().numpy().data)
         return digest.hexdigest()
 
     def initial_model(self) -> ModelState:
@@ -203,13 +215,13 @@ class Prepared:
         return partial(MeasureLocalSpectrum, probe=self._probe)
 
 
-def prepare(experiment: Experiment) -> Prepared:
-    """Load the data and deal them.
+def prepare(experiment: Experiment, dataset: Dataset | None = None) -> Prepared:
+    """Load the data, if they are not given, and deal them.
 
     Raises:
         ValueError: the data are missing, damaged, or cannot be dealt as asked.
     """
-    dataset = experiment.data.load()
+    dataset = dataset or experiment.data.load()
     parts = experiment.partition(
         dataset.train_y, experiment.num_clients, seed=experiment.seed, columns=dataset.train_columns
     )

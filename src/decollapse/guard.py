@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 
-from decollapse.core import Broadcast, ClientResult
+from decollapse.core import Broadcast, ClientResult, ClientState
 from decollapse.tree import Tree
 
 GuardPolicy = Literal["reject", "abort", "clip"]
@@ -30,11 +30,11 @@ class Rejection:
 
 
 def guarded(
-    result: ClientResult, broadcast: Broadcast, policy: GuardPolicy
+    result: ClientResult, broadcast: Broadcast, policy: GuardPolicy, *, state: ClientState | None = None
 ) -> tuple[ClientResult | None, Rejection | None]:
-    """The result to aggregate, if any, and the note to keep, if any.
+    """The result to aggregate, if any, and the note to keep, if any. With a note, the client keeps its old state.
 
-    `reject` leaves an unusable result out, and the client's new state with it. `abort` ends the run. `clip` puts 0
+    `reject` leaves an unusable result out. `abort` ends the run. `clip` puts 0
     in place of each non-finite entry of an update and the broadcast's value in place of each non-finite buffer entry;
     tensors that are not the model's are rejected all the same.
 
@@ -42,7 +42,7 @@ def guarded(
         UnusableUpdateError: the result is unusable and the policy is `abort`.
     """
     mismatch = _mismatch(result, broadcast)
-    reason = mismatch or _non_finite(result)
+    reason = mismatch or _non_finite(result, state or {})
     if reason is None:
         return result, None
     if policy == "abort":
@@ -70,11 +70,16 @@ def _mismatch(result: ClientResult, broadcast: Broadcast) -> str | None:
     return None
 
 
-def _non_finite(result: ClientResult) -> str | None:
+def _non_finite(result: ClientResult, state: ClientState) -> str | None:
     """The first tensor with a NaN or an infinity, if there is one."""
-    for name, leaf in (result.delta | result.buffers).items():
-        if not torch.isfinite(leaf).all():
-            return f"{name!r} has NaN or infinite values"
+    for tree, where in (
+        (result.delta, ""),
+        (result.buffers, ""),
+        *((kept, f" of {term}") for term, kept in state.items()),
+    ):
+        for name, leaf in tree.items():
+            if not torch.isfinite(leaf).all():
+                return f"{name!r}{where} has NaN or infinite values"
     return None
 
 

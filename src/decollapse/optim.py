@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
@@ -23,9 +24,9 @@ class SGD:
     """Stochastic gradient descent with heavy-ball momentum; `v <- momentum v + g + weight_decay w; w <- w - lr v`.
 
     Attributes:
-        lr: step size, > 0.
+        lr: step size, > 0 and finite.
         momentum: 0 to below 1. The buffer starts at zero every round, as in the FedDecorr release.
-        weight_decay: added to the gradient, >= 0; also acts on biases and normalisation weights, as in PyTorch.
+        weight_decay: added to the gradient, >= 0 and finite; also of biases and normalisation weights, as in PyTorch.
         nesterov: look ahead by one momentum step; needs momentum.
     """
 
@@ -35,12 +36,12 @@ class SGD:
     nesterov: bool = False
 
     def __post_init__(self) -> None:
-        if self.lr <= 0:
-            raise ValueError(f"lr is a step size and must be positive, got {self.lr}.")
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"lr is a step size and must be positive and finite, got {self.lr}.")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum is a share from 0 to below 1, got {self.momentum}.")
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay cannot be negative, got {self.weight_decay}.")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay must be finite and cannot be negative, got {self.weight_decay}.")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs a momentum above 0, got 0.")
 
@@ -61,10 +62,10 @@ class Adam:
     """Adam with decoupled weight decay (Kingma & Ba 2015; Loshchilov & Hutter 2019), fresh every round.
 
     Attributes:
-        lr: step size, > 0.
+        lr: step size, > 0 and finite.
         betas: decay of the first and second moment, each from 0 to below 1.
-        eps: added to the root of the second moment, > 0.
-        weight_decay: `w <- w - lr * weight_decay * w`, >= 0.
+        eps: added to the root of the second moment, > 0 and finite.
+        weight_decay: `w <- w - lr * weight_decay * w`, >= 0 and finite.
     """
 
     lr: float = 1e-3
@@ -73,12 +74,12 @@ class Adam:
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.lr <= 0 or self.eps <= 0:
-            raise ValueError(f"lr and eps must be positive, got {self.lr} and {self.eps}.")
+        if not (0 < self.lr < math.inf and 0 < self.eps < math.inf):
+            raise ValueError(f"lr and eps must be positive and finite, got {self.lr} and {self.eps}.")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas are shares from 0 to below 1, got {self.betas}.")
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay cannot be negative, got {self.weight_decay}.")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay must be finite and cannot be negative, got {self.weight_decay}.")
 
     def __call__(self, params: Iterable[nn.Parameter]) -> torch.optim.AdamW:
         """PyTorch's fused AdamW."""

@@ -57,10 +57,11 @@ class RunFolder:
     description: Mapping[str, Any]
 
     @classmethod
-    def create(cls, path: Path, experiment: Experiment, *, name: str | None = None) -> RunFolder:
+    def create(cls, path: Path, experiment: Experiment, *, name: str | None = None, reuse: bool = False) -> RunFolder:
         """Make a folder for a run that has not begun.
 
-        A folder whose run never got as far as its first checkpoint is taken over.
+        A folder whose run never got as far as its first checkpoint is taken over. With `reuse`, a folder that holds
+        this very run is opened.
 
         Raises:
             RunFolderError: there is a run in it already, this one or another.
@@ -68,15 +69,22 @@ class RunFolder:
         if (path / "checkpoint.safetensors").exists():
             existing = cls.open(path)
             difference = _difference(to_table(existing.experiment), to_table(experiment))
+            if reuse and not difference:
+                return existing
             what = f"another run ({difference})" if difference else "this run already"
             raise RunFolderError(
                 f"{path} holds {what}; go on with `decollapse resume {path}`, or choose another --out."
             )
         if path.exists() and not path.is_dir():
             raise RunFolderError(f"{path} is a file; --out takes a folder.")
-        path.mkdir(parents=True, exist_ok=True)
         description = {"format": FORMAT, "name": name or path.name, "recipe": to_table(experiment)}
-        return cls(path, experiment, description)._write()
+        folder = cls(path, experiment, description)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            with folder.locked():
+                return folder._write()
+        except OSError as error:
+            raise RunFolderError(f"{path} cannot be written ({error.strerror}); choose another --out.") from error
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -88,13 +96,14 @@ class RunFolder:
         try:
             description = json.loads((path / "run.json").read_text())
             recipe = description["recipe"]
+            experiment = from_table(recipe)
         except FileNotFoundError:
             raise RunFolderError(f"{path} holds no run: it has no run.json.") from None
-        except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
             raise RunFolderError(f"{path / 'run.json'} is damaged ({error}); restore a copy of it.") from None
         if description.get("format") != FORMAT:
             raise RunFolderError(f"{path} has format {description.get('format')}, this version reads {FORMAT}.")
-        return cls(path, from_table(recipe), description)
+        return cls(path, experiment, description)
 
     @property
     def digest(self) -> str:
@@ -103,6 +112,7 @@ class RunFolder:
         Of the recipe as it was written, so that a later version with more settings can go on with an old run.
         """
         recipe = {key: value for key, value in self.description["recipe"].items() if key not in IRRELEVANT_TO_WEIGHTS}
+        recipe["dtype"] = self.description["recipe"]["engine"]["dtype"]
         return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:32]
 
     @property
@@ -141,8 +151,12 @@ class RunFolder:
                 f"the data {self.experiment.data.name!r} are not those {self.path} began with; put the old ones back "
                 "or begin a new run."
             )
-        description = {**self.description, **_facts(prepared)}
-        description.setdefault("started", datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        facts = _facts(prepared)
+        description = {"started": now, **facts, **self.description}
+        where = {"versions": facts["versions"], "machine": facts["machine"]}
+        if before is not None and any(description[key] != value for key, value in where.items()):
+            description["resumed"] = [*description.get("resumed", []), {"at": now, **where}]
         return replace(self, description=description)._write()
 
     def save(self, record: RoundRecord, server: ServerState) -> None:
@@ -193,7 +207,13 @@ def continue_run(
         folder = folder.describe(prepared)
         folder.trim(-1 if state is None else state.round)
         for record, server in prepared.run(state, watch=watch):
-            folder.save(record, server)
+            try:
+                folder.save(record, server)
+            except OSError as error:
+                raise RunFolderError(
+                    f"round {record.round} could not be saved in {folder.path} ({error.strerror}); the rounds before "
+                    f"are safe: make room, then `decollapse resume {folder.path}`."
+                ) from error
             yield record, server
 
 

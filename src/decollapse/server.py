@@ -6,6 +6,7 @@ https://arxiv.org/abs/2003.00295: the aggregate `Delta` is a pseudo-gradient, he
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -34,7 +35,7 @@ class ServerSGD:
     Classification", 2019, https://arxiv.org/abs/1909.06335.
 
     Attributes:
-        lr: server step size, > 0; 1 takes the mean of the local models.
+        lr: server step size, > 0 and finite; 1 takes the mean of the local models.
         momentum: 0 to below 1; 0 is FedAvg.
     """
 
@@ -42,8 +43,8 @@ class ServerSGD:
     momentum: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.lr <= 0:
-            raise ValueError(f"the server's lr must be positive, got {self.lr}.")
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"the server's lr must be positive and finite, got {self.lr}.")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"the server's momentum is a share from 0 to below 1, got {self.momentum}.")
 

@@ -22,6 +22,7 @@ from decollapse import tree
 from decollapse.algorithms import Algorithm
 from decollapse.buffers import Recalibrate
 from decollapse.core import Broadcast, ClientCall, ClientResult, ClientState, ModelState, derive_seed
+from decollapse.diagnosis import MEASURED
 from decollapse.engines import Engine
 from decollapse.evaluation import Evaluation
 from decollapse.guard import GuardPolicy, Rejection, guarded
@@ -139,17 +140,19 @@ def run_round(
     call = measure(algorithm.client) if measure else algorithm.client
     summaries: list[ClientSummary] = []
     rejected: list[Rejection] = []
+    averaged: list[int] = []
     states: dict[int, ClientState] = {}
 
     def usable() -> Iterator[ClientResult]:
         for result, state in engine.run(call, broadcast, cohort, server.clients):
+            kept, rejection = guarded(result, broadcast, guard, state=state)
             summaries.append(_summary(result))
-            kept, rejection = guarded(result, broadcast, guard)
             if rejection is not None:
                 rejected.append(rejection)
+            elif state:
+                states[result.client] = state
             if kept is not None:
-                if state:
-                    states[result.client] = state
+                averaged.append(result.client)
                 yield kept
 
     aggregate = algorithm.aggregate(usable())
@@ -158,7 +161,7 @@ def run_round(
         step, optimizer = algorithm.server.update(aggregate, optimizer)
         model = ModelState(tree.add(model.params, step), model.buffers | aggregate.buffers)
         if algorithm.client.buffers == "recalibrate" and model.buffers:
-            model = _recalibrated(model, algorithm, engine, replace(broadcast, model=model), cohort)
+            model = _recalibrated(model, algorithm, engine, replace(broadcast, model=model), averaged)
     following = ServerState(broadcast.round, model, optimizer, server.clients | states)
     return following, tuple(summaries), tuple(rejected)
 
@@ -201,7 +204,7 @@ def simulate(
     while server.round < rounds:
         began = time.perf_counter()
         round = server.round + 1
-        cohort = sample_cohort(num_clients, cohort_size or num_clients, seed=seed, round=round)
+        cohort = sample_cohort(num_clients, num_clients if cohort_size is None else cohort_size, seed=seed, round=round)
         server, clients, rejected = run_round(
             algorithm, server, engine, cohort, seed=seed, guard=guard, measure=measure(round)
         )
@@ -218,8 +221,8 @@ def _summary(result: ClientResult) -> ClientSummary:
         num_examples=result.num_examples,
         num_steps=result.num_steps,
         metrics=result.metrics,
-        delta_norm=float(torch.sqrt(tree.squared_norm(result.delta))),
-        measurements={name: leaf for name, leaf in result.extras.items() if name.startswith("measured/")},
+        delta_norm=float(torch.sqrt(tree.squared_norm(result.delta))) if result.delta else 0.0,
+        measurements={name: leaf for name, leaf in result.extras.items() if name.startswith(MEASURED)},
         seconds=result.seconds,
     )
 
@@ -229,5 +232,6 @@ def _recalibrated(
 ) -> ModelState:
     """`model` with BatchNorm statistics that the cohort measured on it."""
     results = (result for result, _ in engine.run(Recalibrate(), broadcast, cohort, {}))
-    aggregate = algorithm.aggregate(results)
+    finite = (result for result in results if all(leaf.isfinite().all() for leaf in result.buffers.values()))
+    aggregate = algorithm.aggregate(finite)
     return model if aggregate is None else ModelState(model.params, model.buffers | aggregate.buffers)

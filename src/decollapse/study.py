@@ -4,43 +4,65 @@ from __future__ import annotations
 
 import itertools
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from decollapse.config import RecipeError, load_recipe, parse_value
-from decollapse.experiment import Experiment
+from decollapse.data import Dataset, DataSource
+from decollapse.experiment import Experiment, prepare
 from decollapse.runs import RunFolder
 
 
 def create_runs(
-    recipe: Path | None, overrides: Sequence[str] = (), sweeps: Sequence[str] = (), out: Path | None = None
+    recipe: Path | None,
+    overrides: Sequence[str] = (),
+    sweeps: Sequence[str] = (),
+    out: Path | None = None,
+    *,
+    reuse: bool = False,
 ) -> list[RunFolder]:
     """Make the folders of a run or of a study; nothing is trained yet.
 
-    Every recipe is checked before the first folder is made.
+    Every recipe is tried before the first folder is made: the data loaded and dealt, the model built.
 
     Args:
         recipe: a TOML file, or None for the defaults.
         overrides: `key=value`, as in `load_recipe`.
         sweeps: `key=a,b,c`; every combination of several sweeps is a run of its own.
         out: the run's folder, or the study's; None takes a new one below `runs`.
+        reuse: open folders that hold these very runs, instead of refusing them.
 
     Raises:
         RecipeError: the recipe, an override or a sweep cannot be understood.
         RunFolderError: a folder holds a run already.
     """
+    keys = [sweep_values(sweep)[0][0] for sweep in sweeps]
+    if len(set(keys)) < len(keys):
+        raise RecipeError(f"a setting is swept once, with all its values; got {', '.join(keys)}.")
     combinations = list(itertools.product(*(sweep_values(sweep) for sweep in sweeps)))
     experiments: dict[str, Experiment] = {}
     for combination in combinations:
         settings = [f"{key}={text}" for key, text in combination]
         experiments[run_name(combination)] = load_recipe(recipe, [*overrides, *settings])
+    _try_out(experiments.values())
     out = out or _unused(Path("runs") / (recipe.stem if recipe else "run"))
     if not sweeps:
-        return [RunFolder.create(out, experiments[""])]
+        return [RunFolder.create(out, experiments[""], reuse=reuse)]
     if (out / "run.json").exists():
         raise RecipeError(f"{out} holds a single run; give the study another --out.")
-    return [RunFolder.create(out / name, experiment, name=name) for name, experiment in experiments.items()]
+    return [
+        RunFolder.create(out / name, experiment, name=name, reuse=reuse) for name, experiment in experiments.items()
+    ]
+
+
+def _try_out(experiments: Iterable[Experiment]) -> None:
+    """Load and deal the data of each experiment and build its model, so that mistakes show now."""
+    datasets: dict[DataSource, Dataset] = {}
+    for experiment in experiments:
+        if experiment.data not in datasets:
+            datasets = {experiment.data: experiment.data.load()}
+        prepare(experiment, datasets[experiment.data]).initial_model()
 
 
 def sweep_values(sweep: str) -> list[tuple[str, str]]:
@@ -77,7 +99,8 @@ def run_name(combination: Sequence[tuple[str, str]]) -> str:
 def _written(value: Any) -> str:
     """A value as it would be written in TOML, such that `parse_value` gives it back."""
     text = str(value).lower() if isinstance(value, bool) else str(value)
-    assert parse_value(text) == value
+    if parse_value(text) != value:
+        raise RecipeError(f"a sweep takes numbers, words and lists of them; {value!r} cannot be written as one.")
     return text
 
 

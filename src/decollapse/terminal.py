@@ -74,7 +74,9 @@ class _Bar:
 
     def advance(self, result: ClientResult) -> None:
         """Move by one client."""
-        self.examples += result.num_examples * (self.epochs if result.num_steps else 0)
+        if result.num_steps == 0:  # a measurement, no training
+            return
+        self.examples += result.num_examples * self.epochs
         speed = self.examples / (time.monotonic() - self.began)
         self.progress.update(self.task, advance=1, speed=f"{speed:,.0f} examples/s")
 

@@ -36,11 +36,6 @@ def zeros_like(a: Tree) -> Tree:
     return {name: torch.zeros_like(leaf) for name, leaf in a.items()}
 
 
-def clone(a: Tree) -> Tree:
-    """A copy that shares no memory with `a` and is outside any autograd graph."""
-    return {name: leaf.detach().clone() for name, leaf in a.items()}
-
-
 def dot(a: Tree, b: Tree) -> Tensor:
     """The inner product of two trees seen as one long vector, a scalar tensor."""
     return torch.stack([(a[name] * b[name]).sum() for name in a]).sum()

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 from members import PullBack, initial_model, small_federation
+from torch import Tensor
 
 from decollapse.algorithms import Algorithm, fedavg, fedavgm, fedprox, with_feddecorr, with_term
+from decollapse.buffers import OWN_BUFFERS
 from decollapse.checkpoint import load_checkpoint, save_checkpoint
 from decollapse.client import ClientUpdate
-from decollapse.core import ModelState
+from decollapse.core import Broadcast, ModelState
 from decollapse.data import Crop, Flip
+from decollapse.engines import Engine
 from decollapse.engines.process import Process
 from decollapse.engines.serial import Serial
 from decollapse.simulation import ServerState, simulate
+from decollapse.tree import Tree
 
 CLIENT = ClientUpdate(epochs=2, batch_size=8, augment=(Crop(padding=1), Flip()))
 ALGORITHMS = {
@@ -31,54 +37,76 @@ ALGORITHMS = {
 }
 
 
-def run(
-    algorithm: Algorithm,
-    settings: Serial | Process,
-    start: ModelState | ServerState | None = None,
-    rounds: int = 3,
-    cohort: int = 3,
+def run_on(
+    engine: Engine, algorithm: Algorithm, *, start: ModelState | ServerState | None = None, rounds: int = 3
 ) -> ServerState:
-    server = None
-    with settings(small_federation()) as engine:
-        for _, server in simulate(  # noqa: B007  # the last state is what we want
-            algorithm, engine, start or initial_model(), num_clients=5, rounds=rounds, seed=7, cohort_size=cohort
-        ):
-            pass
-    assert server is not None
+    """The last state of a run with 3 of the 5 clients a round."""
+    *_, (_, server) = simulate(
+        algorithm, engine, start or initial_model(), num_clients=5, rounds=rounds, seed=7, cohort_size=3
+    )
     return server
 
 
+def run(algorithm: Algorithm, *, start: ServerState | None = None, rounds: int = 3) -> ServerState:
+    with Serial()(small_federation()) as engine:
+        return run_on(engine, algorithm, start=start, rounds=rounds)
+
+
+@cache
+def whole_run(name: str) -> ServerState:
+    return run(ALGORITHMS[name])
+
+
+def tensors(server: ServerState) -> dict[tuple[object, ...], Tensor]:
+    """Everything a later round depends on, by where it is."""
+    trees: dict[tuple[object, ...], Tree] = {
+        ("params",): server.model.params,
+        ("buffers",): server.model.buffers,
+        ("optimizer",): server.optimizer,
+    }
+    for client, state in server.clients.items():
+        trees |= {("client", client, kept): leaves for kept, leaves in state.items()}
+    return {(*place, name): leaf for place, leaves in trees.items() for name, leaf in leaves.items()}
+
+
 def assert_same_bits(a: ServerState, b: ServerState) -> None:
-    for ours, theirs in (
-        (a.model.params, b.model.params),
-        (a.model.buffers, b.model.buffers),
-        (a.optimizer, b.optimizer),
-    ):
-        assert ours.keys() == theirs.keys()
-        for name in ours:
-            assert torch.equal(ours[name], theirs[name]), name
-    assert a.clients.keys() == b.clients.keys()
+    ours, theirs = tensors(a), tensors(b)
+    assert ours.keys() == theirs.keys()
+    for place, leaf in ours.items():
+        assert torch.equal(leaf, theirs[place]), place
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[Engine]:
+    with Process(workers=2)(small_federation()) as engine:
+        yield engine
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_stopping_and_resuming_from_a_file_gives_the_same_bits(name: str, tmp_path: Path) -> None:
-    algorithm = ALGORITHMS[name]
-    whole = run(algorithm, Serial())
     path = tmp_path / "checkpoint.safetensors"
-    save_checkpoint(path, run(algorithm, Serial(), rounds=2), recipe="r")
-    assert_same_bits(whole, run(algorithm, Serial(), start=load_checkpoint(path, recipe="r")))
+    save_checkpoint(path, run(ALGORITHMS[name], rounds=2), recipe="r")
+    assert_same_bits(whole_run(name), run(ALGORITHMS[name], start=load_checkpoint(path, recipe="r")))
 
 
-@pytest.mark.parametrize("name", ["fedavg+feddecorr", "stateful", "recalibrated buffers"])
-def test_the_process_engine_gives_the_bits_of_the_serial_one(name: str) -> None:
-    assert_same_bits(run(ALGORITHMS[name], Serial()), run(ALGORITHMS[name], Process(workers=2)))
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_the_process_engine_gives_the_bits_of_the_serial_one(name: str, processes: Engine) -> None:
+    assert_same_bits(whole_run(name), run_on(processes, ALGORITHMS[name]))
+
+
+@pytest.mark.parametrize(("name", "kept"), [("stateful", "pull_back"), ("local buffers", OWN_BUFFERS)])
+def test_what_clients_keep_is_among_the_compared_bits(name: str, kept: str) -> None:
+    server = whole_run(name)
+    assert server.clients
+    client = min(server.clients)
+    changed = {leaf_name: leaf + 1 for leaf_name, leaf in server.clients[client][kept].items()}
+    with pytest.raises(AssertionError):
+        assert_same_bits(server, replace(server, clients=server.clients | {client: {kept: changed}}))
 
 
 def test_a_clients_result_does_not_depend_on_who_trained_before_it() -> None:
     federation = small_federation()
     algorithm = ALGORITHMS["fedavg+feddecorr"]
-    from decollapse.core import Broadcast
-
     broadcast = Broadcast(1, initial_model(), seed=7)
     with Serial()(federation) as engine:
         forwards = {result.client: result for result, _ in engine.run(algorithm.client, broadcast, [0, 1, 2], {})}
@@ -92,7 +120,7 @@ def test_the_callers_random_numbers_are_left_alone() -> None:
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    run(ALGORITHMS["fedavg"], Serial(), rounds=1)
+    run(ALGORITHMS["fedavg"], rounds=1)
     assert torch.equal(torch.rand(3), expected)
 
 

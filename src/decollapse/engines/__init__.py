@@ -58,8 +58,10 @@ class Engine(Protocol):
     ) -> Iterator[tuple[ClientResult, ClientState]]:
         """Run `call` on each client of `cohort`; yield results and next states in cohort order.
 
-        Result tensors are contiguous and on the CPU. A client that fails raises its own exception, with a note that
-        names client and round.
+        Result tensors are contiguous and on the CPU.
+
+        Raises:
+            ClientError: the call failed on a client.
         """
         ...
 
@@ -88,6 +90,20 @@ class EngineSettings(Protocol):
     def __call__(self, federation: Federation) -> AbstractContextManager[Engine]:
         """Start the engine."""
         ...
+
+
+class ClientError(RuntimeError):
+    """A client call failed; the message names client, round and what was raised, which is its cause."""
+
+
+def check_device(device: str) -> None:
+    """Raise ValueError if there is no such device here."""
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        raise ValueError(f'a device is written "cpu", "cuda" or "cuda:1", got {device!r}.') from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f'the device is {device!r}, but PyTorch sees no GPU here; use "cpu".')
 
 
 def placed(model: nn.Module, settings: EngineSettings) -> nn.Module:

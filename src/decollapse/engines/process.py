@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, multiprocessing
 
 from decollapse.core import Broadcast, ClientCall, ClientResult, ClientState
-from decollapse.engines import DType, Engine, Federation
+from decollapse.engines import ClientError, DType, Engine, Federation, check_device
 from decollapse.engines.serial import Serial, SerialEngine
 
 if TYPE_CHECKING:
@@ -60,6 +60,9 @@ class Process:
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
             raise ValueError(f"a process engine needs at least 1 worker, got {self.workers}.")
+        check_device(self.device)
+        if self.threads < 1:
+            raise ValueError(f"threads is at least 1, got {self.threads}.")
 
     @contextmanager
     def __call__(self, federation: Federation) -> Iterator[Engine]:
@@ -137,15 +140,16 @@ class ProcessEngine:
         return [pipe for pipe in self._working if pipe in ready]
 
     def _receive(self, pipe: Pipe, round: int) -> tuple[int, Reply]:
-        """The reply a worker has for us; what it raised is raised here, with the worker's traceback as a note."""
+        """The reply a worker has for us; its error is raised here, with the worker's traceback as a note."""
         client = self._working.pop(pipe)
         try:
             reply: Reply | _Failure = pickle.loads(pipe.recv_bytes())
         except (EOFError, ConnectionError) as error:
             raise WorkerDiedError(_epitaph(f"while it trained client {client} in round {round}")) from error
         if isinstance(reply, _Failure):
-            reply.error.add_note(reply.traceback)
-            raise reply.error
+            failure = ClientError(reply.message)
+            failure.add_note(reply.traceback)
+            raise failure
         return client, reply
 
 
@@ -153,7 +157,7 @@ class ProcessEngine:
 class _Failure:
     """What a worker sends instead of a result."""
 
-    error: Exception
+    message: str
     traceback: str
 
 
@@ -176,8 +180,8 @@ def _serve(pipe: Pipe, settings: Serial, federation: Federation) -> None:
             client, state = message
             try:
                 reply: Reply | _Failure = engine.run_one(call, broadcast, client, state)
-            except Exception as error:
-                reply = _Failure(error, traceback.format_exc())
+            except ClientError as error:
+                reply = _Failure(str(error), traceback.format_exc())
             try:
                 pipe.send_bytes(_dumps(reply))
             except ConnectionError:

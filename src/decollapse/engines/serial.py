@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from decollapse.core import Broadcast, ClientCall, ClientData, ClientResult, ClientState
-from decollapse.engines import DType, Engine, Federation, placed
+from decollapse.engines import ClientError, DType, Engine, Federation, check_device, placed
 from decollapse.tree import Tree
 
 
@@ -29,6 +29,11 @@ class Serial:
     dtype: DType = "float32"
     channels_last: bool = True
     threads: int | None = 1
+
+    def __post_init__(self) -> None:
+        check_device(self.device)
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads is at least 1, got {self.threads}.")
 
     @contextmanager
     def __call__(self, federation: Federation) -> Iterator[Engine]:
@@ -65,8 +70,8 @@ class SerialEngine:
         try:
             result, state = call(self._model, self._on_device(self._clients[client]), broadcast, state)
         except Exception as error:
-            error.add_note(f"This happened on client {client} in round {broadcast.round}.")
-            raise
+            what = f"{type(error).__name__}: {error}"
+            raise ClientError(f"client {client} failed in round {broadcast.round}: {what}") from error
         result = replace(result, delta=_home(result.delta), buffers=_home(result.buffers), extras=_home(result.extras))
         return result, {name: _home(leaf) for name, leaf in state.items()}
 

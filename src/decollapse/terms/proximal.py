@@ -6,6 +6,7 @@ https://arxiv.org/abs/1812.06127, equation 2.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -26,15 +27,15 @@ class Proximal:
     local step, where `w` still is `w_global`.
 
     Attributes:
-        mu: strength, >= 0; 0 is FedAvg. Stable while `lr * mu < 2`.
+        mu: strength, >= 0 and finite; 0 is FedAvg. Stable while `lr * mu < 2`.
     """
 
     name: ClassVar[str] = "proximal"
     mu: float = 0.01
 
     def __post_init__(self) -> None:
-        if self.mu < 0:
-            raise ValueError(f"mu is a penalty's strength and cannot be negative, got {self.mu}.")
+        if not 0 <= self.mu < math.inf:
+            raise ValueError(f"mu is a penalty's strength, must be finite and cannot be negative, got {self.mu}.")
 
     def __call__(self, step: Step) -> Float[Tensor, ""]:
         """The penalty at the current local parameters."""
