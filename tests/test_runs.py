@@ -20,6 +20,7 @@ from decollapse.config import load_recipe
 from decollapse.report.view import read_run
 from decollapse.runs import RunFolder, RunFolderError, continue_run, find_runs
 
+ROUNDS = 40  # enough for a signal to arrive before the last
 SETTINGS = [
     "data.name=digits",
     "data.train_size=400",
@@ -63,7 +64,7 @@ def untimed(folder: RunFolder) -> list[dict[str, object]]:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A run that nothing happened to."""
-    folder = create(tmp_path_factory.mktemp("whole") / "run", 12)
+    folder = create(tmp_path_factory.mktemp("whole") / "run", ROUNDS)
     finish(folder)
     return folder
 
@@ -80,9 +81,9 @@ def test_a_run_leaves_a_folder_that_is_complete_by_itself(whole: RunFolder) -> N
     assert {"recipe", "versions", "machine", "partition", "model", "fingerprint", "started"} <= description.keys()
     assert np.sum(description["partition"]["class_counts"]) == 400
     records = untimed(whole)
-    assert [record["round"] for record in records] == list(range(13))
+    assert [record["round"] for record in records] == list(range(ROUNDS + 1))
     assert records[-1]["clients"][0]["spectrum"]["num_features"] == 128  # type: ignore[index]
-    spectra = np.load(whole.path / "spectra" / "round-0012.npz")
+    spectra = np.load(whole.path / "spectra" / "round-0040.npz")
     assert spectra["global_covariance"].shape == (128,)
     assert spectra["local_covariance"].shape == (4, 128)
     view = read_run(whole.path)
@@ -93,7 +94,7 @@ def test_a_run_leaves_a_folder_that_is_complete_by_itself(whole: RunFolder) -> N
 def test_a_run_that_was_stopped_in_a_round_goes_on_with_the_same_bits(
     whole: RunFolder, tmp_path: Path, how: signal.Signals
 ) -> None:
-    folder = create(tmp_path / "run", 12)
+    folder = create(tmp_path / "run", ROUNDS)
     process = subprocess.Popen(
         [sys.executable, "-m", "decollapse.cli", "resume", str(folder.path)],
         stdout=subprocess.DEVNULL,
@@ -112,7 +113,7 @@ def test_a_run_that_was_stopped_in_a_round_goes_on_with_the_same_bits(
     assert process.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL)
     if how == signal.SIGINT:
         assert "decollapse resume" in said
-    assert RunFolder.open(folder.path).load().round < 12  # type: ignore[union-attr]
+    assert RunFolder.open(folder.path).load().round < ROUNDS  # type: ignore[union-attr]
     finish(folder)
     assert_same_run(folder, whole)
 
@@ -121,14 +122,14 @@ def test_a_longer_run_begins_with_the_shorter_one(whole: RunFolder, tmp_path: Pa
     folder = create(tmp_path / "run", 5)
     finish(folder)
     text = (folder.path / "run.json").read_text()
-    (folder.path / "run.json").write_text(text.replace('"rounds": 5', '"rounds": 12'))
+    (folder.path / "run.json").write_text(text.replace('"rounds": 5', f'"rounds": {ROUNDS}'))
     finish(folder)
     ours, theirs = weights(folder), weights(whole)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def test_records_beyond_the_checkpoint_are_written_again(whole: RunFolder, tmp_path: Path) -> None:
-    folder = create(tmp_path / "run", 12)
+    folder = create(tmp_path / "run", ROUNDS)
     for record, _ in continue_run(folder):
         if record.round == 3:
             break
@@ -195,7 +196,7 @@ def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_ctrl_c_with_workers_ends_every_process_and_loses_no_round(whole: RunFolder, tmp_path: Path) -> None:
-    folder = create(tmp_path / "run", 12, "engine=process", "engine.workers=2")
+    folder = create(tmp_path / "run", ROUNDS, "engine=process", "engine.workers=2")
     process = subprocess.Popen(
         [sys.executable, "-m", "decollapse.cli", "resume", str(folder.path)],
         stdout=subprocess.DEVNULL,

@@ -14,7 +14,7 @@ from decollapse.core import ClientResult
 from decollapse.tree import RunningMean, Tree
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Aggregate:
     """What a cohort amounts to.
 

@@ -29,7 +29,7 @@ from decollapse.guard import GuardPolicy, Rejection, guarded
 from decollapse.tree import Tree
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ServerState:
     """Everything a run needs to go on: what a checkpoint holds.
 
@@ -51,7 +51,7 @@ class ServerState:
         return cls(round=0, model=model, optimizer=algorithm.server.init(model.params))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ClientSummary:
     """What a round record keeps of one client's result.
 
@@ -74,7 +74,7 @@ class ClientSummary:
     seconds: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RoundRecord:
     """What happened in one round. Round 0 is the model before training.
 
