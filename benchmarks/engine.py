@@ -70,7 +70,7 @@ def serial(turns: int) -> dict[str, list[float]]:
         torch.set_num_threads(1)
         model = job.build_model().to(memory_format=torch.channels_last)
         began = time.perf_counter()
-        weights = {name: leaf.clone() for name, leaf in start.params.items()}
+        weights = start.params | start.buffers
         for _ in range(2):
             total = {name: torch.zeros_like(leaf) for name, leaf in weights.items()}
             for data in job.clients:
@@ -82,7 +82,7 @@ def serial(turns: int) -> dict[str, list[float]]:
                     F.cross_entropy(output.logits, data.y[batch]).backward()
                     optimizer.step()
                 for name, leaf in model.state_dict().items():
-                    total[name] += leaf * len(data) / 5000
+                    total[name] += (leaf * (len(data) / 5000)).to(leaf.dtype)
             weights = total
         return time.perf_counter() - began
 
