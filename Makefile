@@ -19,8 +19,8 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 demo: setup      ## Train with and without FedDecorr on Fashion-MNIST, three seeds, and write runs/demo/report.html
 	$(BIN)/decollapse demo
 
-picture: demo    ## The README's picture, from the demo's runs
-	$(BIN)/python scripts/readme_picture.py runs/demo/iid runs/demo/skewed runs/demo/skewed+feddecorr --out docs/img/spectrum.svg
+picture: setup   ## The README's picture, from the published CIFAR-10 runs
+	$(BIN)/python scripts/readme_picture.py docs/results/cifar10/resnet20 --of correlation
 
 bench: setup     ## Speed of the loss, the augmentation and the engines, as ratios
 	$(BIN)/python benchmarks/loss.py --model

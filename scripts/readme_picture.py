@@ -45,7 +45,8 @@ def picture(groups: Sequence[Group], *, of: str = "covariance") -> str:
     rows = {row.label: row for row in summary_rows(groups)}
     looks = {group.label: stroke(index) for index, group in enumerate(groups)}
     lines = [_line(curve, looks[label].color, num_ranks, decades) for label, curve in curves.items()]
-    keys = [_key(index, rows[label], looks[label].color) for index, label in enumerate(curves)]
+    rank = {"covariance": "effective_rank", "correlation": "effective_rank_correlation"}[of]
+    keys = [_key(index, rows[label], looks[label].color, rank) for index, label in enumerate(curves)]
     # The drawing leaves room for two lines of legend; each further one moves it down.
     shift = KEY_HEIGHT * (len(keys) - 2)
     body = [f'<g transform="translate(0 {shift})">', *_axes(num_ranks, decades, of), *lines, "</g>"]
@@ -110,10 +111,10 @@ def _line(curve: np.ndarray, color: str, num_ranks: int, decades: int) -> str:
     return f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="3" stroke-linejoin="round"/>'
 
 
-def _key(index: int, row: SummaryRow, color: str) -> str:
+def _key(index: int, row: SummaryRow, color: str, rank: str) -> str:
     """One line of the legend, above the drawing: the setting and its numbers."""
     shown = {column.key: column.show(row.values[column.key]) for column in COLUMNS}
-    numbers = f"effective rank {shown['effective_rank']}, test accuracy {shown['accuracy']} %"
+    numbers = f"effective rank {shown[rank]}, test accuracy {shown['accuracy']} %"
     y = 28 + KEY_HEIGHT * index
     return (
         f'<line x1="{LEFT}" x2="{LEFT + 28}" y1="{y}" y2="{y}" stroke="{color}" stroke-width="3"/>'
