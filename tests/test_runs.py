@@ -36,6 +36,16 @@ SETTINGS = [
 ]
 
 
+# Started from a background job, a process ignores Ctrl-C, and so would its children.
+PROGRAM = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from decollapse.cli import main
+if __name__ == "__main__":
+    main()
+"""
+
+
 def create(path: Path, rounds: int = 4, *overrides: str) -> RunFolder:
     return RunFolder.create(path, load_recipe(None, [*SETTINGS, f"rounds={rounds}", *overrides]))
 
@@ -96,7 +106,7 @@ def test_a_run_that_was_stopped_in_a_round_goes_on_with_the_same_bits(
 ) -> None:
     folder = create(tmp_path / "run", ROUNDS)
     process = subprocess.Popen(
-        [sys.executable, "-m", "decollapse.cli", "resume", str(folder.path)],
+        [sys.executable, "-c", PROGRAM, "resume", str(folder.path)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -198,7 +208,7 @@ def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
 def test_ctrl_c_with_workers_ends_every_process_and_loses_no_round(whole: RunFolder, tmp_path: Path) -> None:
     folder = create(tmp_path / "run", ROUNDS, "engine=process", "engine.workers=2")
     process = subprocess.Popen(
-        [sys.executable, "-m", "decollapse.cli", "resume", str(folder.path)],
+        [sys.executable, "-c", PROGRAM, "resume", str(folder.path)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
