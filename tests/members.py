@@ -13,7 +13,7 @@ from decollapse.data import Dataset, FederatedData, Normalize
 from decollapse.data.partition import Dirichlet
 from decollapse.engines import Federation
 from decollapse.models import Classifier
-from decollapse.objective import Step
+from decollapse.objective import Step, Trained
 from decollapse.tree import Tree
 
 
@@ -27,8 +27,8 @@ class PullBack:
     def init_state(self, anchor: ModelState) -> Tree:
         return {name: leaf.clone() for name, leaf in anchor.params.items()}
 
-    def next_state(self, state: Tree, local: ModelState, anchor: ModelState) -> Tree:
-        return local.params
+    def next_state(self, state: Tree, trained: Trained) -> Tree:
+        return trained.local.params
 
     def __call__(self, step: Step) -> Tensor:
         return self.strength * sum(((step.params[n] - leaf) ** 2).sum() for n, leaf in step.state.items())
@@ -63,6 +63,15 @@ def small_federation(num_clients: int = 5) -> Federation:
     dataset = small_dataset()
     parts = Dirichlet(alpha=0.5, min_examples=3)(dataset.train_y, num_clients, seed=1)
     return Federation(noisy_network, FederatedData(dataset, parts))
+
+
+def unequal_federation() -> Federation:
+    """Clients of 1, 3, 16, 40 and 100 examples: one of a single step, one of a single class."""
+    dataset = small_dataset()
+    by_class = torch.argsort(dataset.train_y, stable=True)
+    return Federation(
+        noisy_network, FederatedData(dataset, [part.numpy() for part in by_class.split([1, 3, 16, 40, 100])])
+    )
 
 
 def initial_model() -> ModelState:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from decollapse.aggregate import WeightedMean
+from decollapse.aggregate.mean import WeightedMean
 from decollapse.core import ClientResult
 
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from decollapse.client import ClientUpdate
 from decollapse.core import Broadcast, ClientData, ModelState, Output
 from decollapse.engines.serial import Serial
+from decollapse.frozen import FrozenModels
 from decollapse.models import MLP, Classifier
 from decollapse.objective import Step
 from decollapse.optim import SGD, Adam
@@ -127,9 +128,8 @@ def test_a_frozen_pass_leaves_batchnorm_alone() -> None:
     model.train()
     before = ModelState.of(model)
 
-    from decollapse.client import _frozen_output
-
-    _frozen_output(model, initial_model(), data.preprocess(data.x))
+    frozen = FrozenModels(model, (), None, batch_size=8)
+    frozen.output(initial_model(), data.preprocess(data.x), torch.arange(len(data)))
     after = ModelState.of(model)
     assert all(torch.equal(before.buffers[name], after.buffers[name]) for name in before.buffers)
     assert model.training

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from decollapse.data import IID, Crop, Flip
 from decollapse.engines.serial import Serial
 from decollapse.experiment import Experiment
 from decollapse.models import ResNet20
-from decollapse.server import ServerSGD
+from decollapse.server.sgd import ServerSGD
 from decollapse.terms.cross_entropy import CrossEntropy
 from decollapse.terms.feddecorr import FedDecorr
 from decollapse.terms.proximal import Proximal
@@ -143,8 +142,7 @@ def test_values_are_toml_or_plain_words() -> None:
 
 
 @pytest.mark.parametrize("kind", CATALOG)
-def test_everything_in_the_catalogue_is_a_frozen_dataclass_with_a_first_sentence(kind: str) -> None:
+def test_everything_in_the_catalogue_is_frozen_or_a_function_and_has_a_first_sentence(kind: str) -> None:
     for component in CATALOG[kind].values():
-        assert dataclasses.is_dataclass(component)
-        assert component.__dataclass_params__.frozen
+        assert kind == "algorithm" or component.__dataclass_params__.frozen
         assert (component.__doc__ or "").strip().partition("\n")[0].rstrip().endswith((".", ":", "`", ")"))

@@ -67,7 +67,7 @@ def test_one_client_with_nan_does_not_end_the_round() -> None:
         return poisoned
 
     algorithm = fedavg()
-    start = ServerState.initial(initial_model(), algorithm)
+    start = ServerState.initial(initial_model(), algorithm, num_clients=5)
     with Serial()(small_federation()) as engine:
         server, clients, rejected = run_round(algorithm, start, engine, range(5), seed=0, measure=poison)
         without, _, _ = run_round(algorithm, start, engine, [0, 1, 3, 4], seed=0)
@@ -86,7 +86,7 @@ def test_a_round_in_which_nobody_is_usable_leaves_the_server_as_it_was() -> None
         return poisoned
 
     algorithm = fedavg()
-    start = ServerState.initial(initial_model(), algorithm)
+    start = ServerState.initial(initial_model(), algorithm, num_clients=5)
     with Serial()(small_federation()) as engine:
         server, _, rejected = run_round(algorithm, start, engine, [0, 1], seed=0, measure=poison)
     assert len(rejected) == 2

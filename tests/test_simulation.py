@@ -47,7 +47,7 @@ def test_a_run_begins_with_the_untrained_model_and_ends_at_the_last_round() -> N
                 rounds=2,
                 seed=0,
                 cohort_size=2,
-                evaluate=lambda round, model: asked.append(round),
+                evaluate=lambda server: asked.append(server.round),
             )
         )
     assert [record.round for record, _ in steps] == asked == [0, 1, 2]
@@ -59,6 +59,6 @@ def test_a_run_begins_with_the_untrained_model_and_ends_at_the_last_round() -> N
 
 
 def test_nothing_happens_after_the_last_round() -> None:
-    server = ServerState.initial(initial_model(), fedavg())
+    server = ServerState.initial(initial_model(), fedavg(), num_clients=5)
     with Serial()(small_federation()) as engine:
         assert not list(simulate(fedavg(), engine, server, num_clients=5, rounds=0, seed=0))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from decollapse import spectrum as spectrum
     from decollapse.aggregate import Aggregate as Aggregate
-    from decollapse.aggregate import WeightedMean as WeightedMean
+    from decollapse.aggregate.mean import WeightedMean as WeightedMean
     from decollapse.algorithms import Algorithm as Algorithm
     from decollapse.algorithms import fedavg as fedavg
     from decollapse.algorithms import fedavgm as fedavgm
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from decollapse.models import HookedClassifier as HookedClassifier
     from decollapse.optim import SGD as SGD
     from decollapse.optim import Adam as Adam
-    from decollapse.server import ServerSGD as ServerSGD
+    from decollapse.server.sgd import ServerSGD as ServerSGD
     from decollapse.simulation import run_round as run_round
     from decollapse.simulation import simulate as simulate
     from decollapse.spectrum import Spectrum as Spectrum
@@ -49,7 +49,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Aggregate": "aggregate",
-    "WeightedMean": "aggregate",
+    "WeightedMean": "aggregate.mean",
     "Algorithm": "algorithms",
     "fedavg": "algorithms",
     "fedavgm": "algorithms",
@@ -69,7 +69,7 @@ _HOME = {
     "HookedClassifier": "models",
     "SGD": "optim",
     "Adam": "optim",
-    "ServerSGD": "server",
+    "ServerSGD": "server.sgd",
     "run_round": "simulation",
     "simulate": "simulation",
     "Spectrum": "spectrum",

@@ -13,6 +13,8 @@ optimisers never see buffers: a momentum step drives a variance negative.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -40,6 +42,17 @@ def prepare_buffers(model: nn.Module, policy: BufferPolicy, state: ClientState) 
 def own_buffers(local: ModelState, policy: BufferPolicy) -> ClientState:
     """What a client keeps of its buffers for its next round."""
     return {OWN_BUFFERS: local.buffers} if policy == "local" and local.buffers else {}
+
+
+@contextmanager
+def unchanged_buffers(model: nn.Module) -> Iterator[None]:
+    """Put every buffer back at the end: for a forward pass whose statistics must not count."""
+    before = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, kept in before:
+            buffer.copy_(kept)
 
 
 @dataclass(frozen=True)

@@ -12,26 +12,36 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from decollapse import tree
-from decollapse.buffers import BufferPolicy, own_buffers, prepare_buffers
-from decollapse.core import Broadcast, ClientData, ClientResult, ClientState, ModelState, Output, derive_seed
+from decollapse.buffers import BufferPolicy, own_buffers, prepare_buffers, unchanged_buffers
+from decollapse.core import FEATURES, Broadcast, ClientData, ClientResult, ClientState, ModelState, derive_seed
 from decollapse.data.augment import Augmentation
-from decollapse.objective import StatefulTerm, Step, Term
+from decollapse.frozen import FrozenModels
+from decollapse.models.activations import forward
+from decollapse.models.parts import parameter_names
+from decollapse.objective import LayerTerm, Step, Term, Trained
 from decollapse.optim import SGD, LocalOptimizer
+from decollapse.term_states import following_states, starting_states
 from decollapse.terms.cross_entropy import CrossEntropy
+from decollapse.terms.proximal import Proximal
 from decollapse.tree import Tree
+
+PERSONAL = "personal"
+"""The key of a client's own parameters in its state."""
 
 
 @dataclass(frozen=True)
 class ClientUpdate:
     """Local training of one client: the sum of the terms of `objective`, minimised for `epochs` epochs.
+
+    A part of a model is the name of a module or parameter ("head"), "norm" for all normalisation layers, or "all".
 
     Attributes:
         objective: the summands of the loss; each has its own coefficient and a unique name.
@@ -41,6 +51,9 @@ class ClientUpdate:
         augment: changes of a batch, applied in order before the data set's `preprocess`.
         shuffle: a new order of the examples each epoch; False keeps the order of the data.
         buffers: what becomes of BatchNorm's statistics; see `decollapse.buffers`.
+        frozen: parts that keep the weights the server sent (FedBABU's head).
+        personal: parts whose weights each client keeps for itself (FedBN's norm). The server has the mean of them all,
+            for evaluation only: no client that has its own ever starts from it.
     """
 
     objective: tuple[Term, ...] = (CrossEntropy(),)
@@ -50,6 +63,8 @@ class ClientUpdate:
     augment: tuple[Augmentation, ...] = ()
     shuffle: bool = True
     buffers: BufferPolicy = "average"
+    frozen: tuple[str, ...] = ()
+    personal: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 1:
@@ -64,42 +79,43 @@ class ClientUpdate:
         """Train `model`, the scratch memory, from the broadcast on; return the update and the client's next state.
 
         Raises:
-            ValueError: the client has no examples.
+            ValueError: the client has no examples, its state does not fit, or the model lacks a part or layer.
         """
         started = time.perf_counter()
         if len(data) == 0:
             raise ValueError(f"client {data.client} has no examples; a cohort takes clients with at least one.")
         broadcast.model.load_into(model)
         prepare_buffers(model, self.buffers, state)
-        anchor = ModelState.of(model)
-        states = {
-            term.name: state.get(term.name) or term.init_state(anchor)
-            for term in self.objective
-            if isinstance(term, StatefulTerm)
-        }
+        received = anchor = ModelState.of(model)
+        if PERSONAL in state:
+            ModelState(state[PERSONAL]).load_into(model)
+            anchor = ModelState.of(model)
+        states = starting_states(self.objective, state, anchor, data.client)
 
         seed = derive_seed("client", broadcast.seed, broadcast.round, data.client)
         device = next(model.parameters()).device
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _frozen(model, self.frozen):
             torch.manual_seed(seed)
             metrics, num_steps = self._train(model, data, broadcast, anchor, states, seed)
 
         local = ModelState.of(model)
-        states = {
-            term.name: term.next_state(states[term.name], local, anchor)
-            for term in self.objective
-            if isinstance(term, StatefulTerm)
-        }
+        step_size = self.optimizer.step_size(num_steps)
+        trained = Trained(local, anchor, data, broadcast, num_steps, step_size, metrics)
+        states, extras = following_states(self.objective, states, trained)
+        pull = sum(term.mu for term in self.objective if isinstance(term, Proximal))
         result = ClientResult(
             client=data.client,
             num_examples=len(data),
             num_steps=num_steps,
-            delta=tree.sub(local.params, anchor.params),
+            delta=tree.sub(local.params, received.params),
             buffers=local.buffers,
             metrics=metrics,
+            extras=extras,
+            step_size=self.optimizer.step_size(num_steps, pull=pull) if pull else step_size,
             seconds=time.perf_counter() - started,
         )
-        return result, states | own_buffers(local, self.buffers)
+        personal = {name: local.params[name] for name in sorted(parameter_names(model, self.personal))}
+        return result, states | own_buffers(local, self.buffers) | ({PERSONAL: personal} if personal else {})
 
     def _train(
         self,
@@ -113,12 +129,14 @@ class ClientUpdate:
         """Change `model` in place; return the mean of each term over the steps, and the number of steps."""
         params: Tree = dict(model.named_parameters())
         reference = next(iter(params.values()))
-        optimizer = self.optimizer(model.parameters())
+        optimizer = self.optimizer(param for param in model.parameters() if param.requires_grad)
+        layers = _layers(self.objective)
+        others = FrozenModels(model, layers, None if self.augment else data, self.batch_size)
         seen: list[Tensor] = []
 
-        def loss_and_gradient(x: Tensor, y: Tensor) -> Tensor:
+        def loss_and_gradient(x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
             optimizer.zero_grad()
-            output = model(x)
+            output = forward(model, x, layers)
             values = torch.stack(
                 [
                     term(
@@ -131,7 +149,7 @@ class ClientUpdate:
                             data=data,
                             broadcast=broadcast,
                             state=states.get(term.name, {}),
-                            frozen=lambda other: _frozen_output(model, other, x),
+                            frozen=lambda other: others.output(other, x, rows),
                         )
                     )
                     for term in self.objective
@@ -143,31 +161,47 @@ class ClientUpdate:
             seen.append(torch.cat([values.detach().double(), accuracy[None]]))
             return loss
 
+        def closure(x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
+            # An optimiser may call again, elsewhere than at the current weights (SAM): that batch is not counted twice.
+            with unchanged_buffers(model) if seen else nullcontext():
+                return loss_and_gradient(x, y, rows)
+
         num_steps, totals = 0, torch.zeros(len(self.objective) + 1, device=reference.device, dtype=torch.float64)
         model.train()
-        for x, y in self._batches(data, torch.Generator().manual_seed(seed)):
+        for x, y, rows in self._batches(data, torch.Generator().manual_seed(seed)):
             seen.clear()
-            optimizer.step(partial(loss_and_gradient, x.to(reference.dtype), y))  # type: ignore[arg-type]  # typed as a function that returns float, but tensors are what PyTorch passes on
-            totals += seen[0]  # an optimiser may call the closure again, elsewhere than at the current weights
+            optimizer.step(partial(closure, x.to(reference.dtype), y, rows))  # type: ignore[arg-type]  # typed as a function that returns float, but tensors are what PyTorch passes on
+            totals += seen[0]
             num_steps += 1
         names = [*(term.name for term in self.objective), "accuracy"]
         return dict(zip(names, (totals / num_steps).tolist(), strict=True)), num_steps
 
-    def _batches(self, data: ClientData, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """Input and labels of each batch of each epoch."""
+    def _batches(self, data: ClientData, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Input, labels and numbers of the examples of each batch of each epoch."""
         for _ in range(self.epochs):
             order = torch.randperm(len(data), generator=generator) if self.shuffle else torch.arange(len(data))
-            for batch in order.split(self.batch_size):
-                x = data.x[batch]
+            for rows in order.split(self.batch_size):
+                x = data.x[rows]
                 for change in self.augment:
                     x = change(x, generator)
-                yield data.preprocess(x), data.y[batch]
+                yield data.preprocess(x), data.y[rows], rows
 
 
-def _frozen_output(model: nn.Module, other: ModelState, x: Tensor) -> Output:
-    """The output of the architecture of `model` with the weights `other`, in eval mode and without gradient."""
-    model.eval()
-    with torch.no_grad():
-        output: Output = functional_call(model, other.params | other.buffers, (x,))
-    model.train()
-    return output
+def _layers(objective: tuple[Term, ...]) -> tuple[str, ...]:
+    """The layers that any term reads, each once; the features need no recording."""
+    asked = (layer for term in objective if isinstance(term, LayerTerm) for layer in term.layers)
+    return tuple(dict.fromkeys(layer for layer in asked if layer != FEATURES))
+
+
+@contextmanager
+def _frozen(model: nn.Module, parts: tuple[str, ...]) -> Iterator[None]:
+    """Without gradient for the parameters of `parts`: no term, weight decay or momentum moves them."""
+    names = parameter_names(model, parts)
+    params = [param for name, param in model.named_parameters() if name in names and param.requires_grad]
+    for param in params:
+        param.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for param in params:
+            param.requires_grad_(True)

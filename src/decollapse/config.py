@@ -8,7 +8,9 @@ written as a table with a `name` from the catalogue, as that name alone, or as a
     [client.objective.feddecorr]
     beta = 0.1
 
-The objective is a table with one entry a term; `cross_entropy = false` takes one out.
+The objective is a table with one entry a term; `cross_entropy = false` takes one out, and `schedule` in a term's table
+changes its coefficient from round to round. `algorithm = "moon"` is short for what the function `moon` of `algorithms`
+does to the rest of the recipe.
 """
 
 from __future__ import annotations
@@ -24,11 +26,13 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from decollapse.catalog import KINDS
+from decollapse.algorithms import Algorithm
+from decollapse.catalog import ALGORITHMS, KINDS
 from decollapse.client import ClientUpdate
 from decollapse.experiment import Experiment
 from decollapse.models import import_object
 from decollapse.objective import Term
+from decollapse.schedule import Schedule, Scheduled
 
 Table = Mapping[str, Any]
 
@@ -126,9 +130,11 @@ def parse_value(text: str) -> Any:
 
 def from_table(table: Table) -> Experiment:
     """Build an experiment from a nested table; what it does not say has the default."""
-    experiment = _build(Experiment, table, "")
+    settings = dict(table)
+    chosen = settings.pop("algorithm", None)
+    experiment = _build(Experiment, settings, "")
     assert isinstance(experiment, Experiment)
-    return experiment
+    return experiment if chosen is None else _with_algorithm(experiment, chosen, settings)
 
 
 def to_table(experiment: Experiment) -> dict[str, Any]:
@@ -136,6 +142,31 @@ def to_table(experiment: Experiment) -> dict[str, Any]:
     table = _unbuild(experiment, None)
     assert isinstance(table, dict)
     return table
+
+
+def _with_algorithm(experiment: Experiment, chosen: Any, settings: Table) -> Experiment:
+    """`experiment` with the slots that an algorithm fills; a slot that the recipe fills, too, is a contradiction."""
+    table = {"name": chosen} if isinstance(chosen, str) else dict(_as_table(chosen, "algorithm"))
+    name = table.pop("name", None)
+    if name not in ALGORITHMS:
+        raise RecipeError(f"algorithm = {name!r} is not known{_nearest(str(name), ALGORITHMS)}")
+    make = ALGORITHMS[name]
+    hints = {key: kind for key, kind in get_type_hints(make).items() if key not in ("client", "return")}
+    for key in table:
+        if key not in hints:
+            raise RecipeError(f"algorithm.{key} is no setting of {name}{_nearest(key, hints)}")
+    values = {key: _value(hints[key], value, f"algorithm.{key}", None) for key, value in table.items()}
+    try:
+        algorithm = make(experiment.client, **values)
+        kept = {}
+        for slot in ("aggregate", "server"):
+            fills = getattr(algorithm, slot) != getattr(Algorithm(), slot)
+            if fills and slot in settings:
+                raise ValueError(f"{name} fills the slot {slot!r}, and so does the recipe; leave one of them out.")
+            kept[slot] = getattr(algorithm if fills else experiment, slot)
+        return dataclasses.replace(experiment, client=algorithm.client, **kept)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"algorithm = {name!r}: {error}") from None
 
 
 def _build(schema: type, table: Table, where: str, default: Any = None) -> Any:
@@ -197,10 +228,18 @@ def _objective(value: Any, where: str) -> tuple[Any, ...]:
     if "cross_entropy" not in entries:
         entries = {"cross_entropy": {}} | entries
     return tuple(
-        _build(_component_class(name, KINDS[Term], where), _as_table(settings, _join(where, name)), _join(where, name))
-        for name, settings in entries.items()
-        if settings is not False
+        _term(name, settings, _join(where, name)) for name, settings in entries.items() if settings is not False
     )
+
+
+def _term(name: str, settings: Any, where: str) -> Any:
+    """One term, times its schedule if it has one."""
+    table = dict(_as_table(settings, where))
+    schedule = table.pop("schedule", None)
+    term = _build(_component_class(name, KINDS[Term], where.rpartition(".")[0]), table, where)
+    if schedule is None:
+        return term
+    return Scheduled(term, _component(Schedule, schedule, f"{where}.schedule", None))
 
 
 def _component_class(name: str, names: Mapping[str, type], where: str) -> type:
@@ -233,7 +272,13 @@ def _unbuild(value: Any, kind: Any) -> Any:
 
 
 def _unbuild_objective(terms: Sequence[Any]) -> dict[str, Any]:
-    entries = {_name_of(type(term), Term): _unbuild(term, None) for term in terms}
+    entries: dict[str, Any] = {}
+    for term in terms:
+        plain = term.term if isinstance(term, Scheduled) else term
+        settings = _unbuild(plain, None)
+        if isinstance(term, Scheduled):
+            settings |= {"schedule": _unbuild(term.schedule, Schedule)}
+        entries[_name_of(type(plain), Term)] = settings
     return entries if "cross_entropy" in entries else {"cross_entropy": False} | entries
 
 

@@ -9,7 +9,7 @@ tensors compare entry by entry, so compare those. New methods send more through 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
@@ -17,13 +17,19 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor, nn
 
-from decollapse.tree import Tree
+from decollapse.tree import Tree, squared_norm
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int, Shaped
 
 ClientState = dict[str, Tree]
-"""What one client keeps between rounds: a tree for each stateful term, by its name, and its own buffers."""
+"""What one client keeps between rounds: a tree for each stateful term, by its name, and its own parts of the model."""
+
+MEASURED = "measured/"
+"""Prefix of measurements in a result's extras; they go to the round record, never into an average."""
+
+FEATURES = "features"
+"""The classifier's input, in a list of layers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,10 +66,20 @@ class Output:
     Attributes:
         logits: one score a class, before the softmax.
         features: the input of the classifier, where collapse is measured and repaired.
+        layers: activations of the layers that a term asked for by name, averaged over pixels or tokens to (n, d).
     """
 
     logits: Float[Tensor, "n classes"]
     features: Float[Tensor, "n d"]
+    layers: Mapping[str, Float[Tensor, "n d"]] = field(default_factory=dict)
+
+    def at(self, layers: tuple[str, ...]) -> list[Float[Tensor, "n d"]]:
+        """The activations of `layers` in their order; the features for `()` and for the name "features"."""
+        return [self.features if layer == FEATURES else self.layers[layer] for layer in layers or (FEATURES,)]
+
+    def mean_over(self, layers: tuple[str, ...], loss: Callable[[Tensor], Tensor]) -> Float[Tensor, ""]:
+        """The mean of `loss` over the activations of `layers`: a coefficient means the same however many there are."""
+        return torch.stack([loss(activation) for activation in self.at(layers)]).mean()
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,10 +134,12 @@ class ClientResult:
         client: its number.
         num_examples: its weight in the average.
         num_steps: local optimiser steps taken.
-        delta: local parameters minus the anchor's.
+        delta: local parameters minus the broadcast's.
         buffers: the local model's buffers as they are after training.
         metrics: means over the local steps, one for each term of the objective, and `accuracy`.
         extras: what some methods and measurements send beside the update.
+        step_size: the factor between a constant gradient and the update it would have caused (lr times FedNova's
+            `||a_i||_1`); None where the local optimiser has no such factor.
         seconds: wall-clock time of the local training; the one field that differs between two runs of one seed.
     """
 
@@ -132,7 +150,13 @@ class ClientResult:
     buffers: Tree
     metrics: dict[str, float]
     extras: Tree = field(default_factory=dict)
+    step_size: float | None = None
     seconds: float = 0.0
+
+    @cached_property
+    def squared_norm(self) -> float:
+        """Of the update, over parameters only."""
+        return float(squared_norm(self.delta)) if self.delta else 0.0
 
 
 class ClientCall(Protocol):

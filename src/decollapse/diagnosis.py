@@ -8,13 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from decollapse.core import Broadcast, ClientCall, ClientData, ClientResult, ClientState
+from decollapse.core import MEASURED, Broadcast, ClientCall, ClientData, ClientResult, ClientState
 from decollapse.evaluation import evaluate
 from decollapse.spectrum import Spectrum
 from decollapse.tree import Tree
-
-MEASURED = "measured/"
-"""Prefix of the measurements in a result's extras; they go to the round record, never into an average."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 import torch
@@ -111,6 +112,25 @@ def evaluate(
         per_class_accuracy=tuple(r / n if n else None for r, n in zip(right.tolist(), counts.tolist(), strict=True)),
         class_counts=tuple(counts.tolist()),
         statistics=statistics if finite else None,
+    )
+
+
+def mean_evaluation(evaluations: Sequence[Evaluation]) -> Evaluation:
+    """What several models do on the same examples, on average; without a spectrum, which is one model's.
+
+    >>> one = Evaluation(2, 1.0, 0.0, per_class_accuracy=(1.0, None), class_counts=(2, 0), statistics=None)
+    >>> mean_evaluation([one, replace(one, accuracy=0.5, loss=1.0, per_class_accuracy=(0.5, None))])
+    Evaluation(num_examples=2, accuracy=0.75, loss=0.5, per_class_accuracy=(0.75, None), class_counts=(2, 0))
+    """
+    per_class = zip(*(evaluation.per_class_accuracy for evaluation in evaluations), strict=True)
+    return replace(
+        evaluations[0],
+        accuracy=fmean(evaluation.accuracy for evaluation in evaluations),
+        loss=fmean(evaluation.loss for evaluation in evaluations),
+        per_class_accuracy=tuple(
+            None if values[0] is None else fmean(value for value in values if value is not None) for values in per_class
+        ),
+        statistics=None,
     )
 
 

@@ -10,7 +10,8 @@ from functools import cached_property, partial
 import torch
 from torch import nn
 
-from decollapse.aggregate import Aggregator, WeightedMean
+from decollapse.aggregate import Aggregator
+from decollapse.aggregate.mean import WeightedMean
 from decollapse.algorithms import Algorithm
 from decollapse.client import ClientUpdate
 from decollapse.core import ClientCall, ModelState, derive_seed
@@ -18,11 +19,12 @@ from decollapse.data import Dataset, DataSource, Dirichlet, FederatedData, Parti
 from decollapse.diagnosis import MeasureLocalSpectrum, Probe
 from decollapse.engines import Engine, EngineSettings, Federation, placed
 from decollapse.engines.process import Process
-from decollapse.evaluation import Evaluation, evaluate
+from decollapse.evaluation import Evaluation, evaluate, mean_evaluation
 from decollapse.guard import GuardPolicy
 from decollapse.models import ModelBuilder, SmallCNN
-from decollapse.server import ServerOptimizer, ServerSGD
-from decollapse.simulation import RoundRecord, ServerState, simulate
+from decollapse.server import ServerOptimizer
+from decollapse.server.sgd import ServerSGD
+from decollapse.simulation import RoundRecord, ServerState, own_models, simulate
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class Experiment:
         rounds: communication rounds, >= 1.
         seed: partition, initial weights, cohorts and everything random on a client are functions of it.
         guard: what happens to an update with NaN, infinity or a wrong shape: `reject`, `abort` or `clip`.
+        secure_aggregation: the server will see sums of updates only; refuses an aggregator that needs single ones.
         evaluation: what is measured.
         engine: where clients run; of its settings, those that choose the arithmetic (dtype, device, threads, memory
             layout) change rounding, and no other changes the result.
@@ -81,6 +84,7 @@ class Experiment:
     rounds: int = 10
     seed: int = 0
     guard: GuardPolicy = "reject"
+    secure_aggregation: bool = False
     evaluation: EvaluationSettings = EvaluationSettings()
     engine: EngineSettings = Process()
 
@@ -94,6 +98,12 @@ class Experiment:
             )
         if self.seed < 0:
             raise ValueError(f"a seed is 0 or more, got {self.seed}.")
+        if self.secure_aggregation and self.aggregate.needs_single_updates:
+            raise ValueError(
+                f"under secure aggregation the server sees sums alone, and {type(self.aggregate).__name__} needs every "
+                "update; use weighted_mean or normalized_mean, or set secure_aggregation to false."
+            )
+        _ = self.algorithm  # raises where its slots do not fit together
 
     @property
     def algorithm(self) -> Algorithm:
@@ -170,19 +180,17 @@ class Prepared:
                 seed=experiment.seed,
                 cohort_size=experiment.cohort_size,
                 guard=experiment.guard,
-                evaluate=self._global_evaluation(),
+                evaluate=self._evaluation(),
                 measure=self._local_measurement,
             )
 
-    def _global_evaluation(self) -> Callable[[int, ModelState], Evaluation | None]:
-        """A function of (round, model) that owns a model to evaluate with."""
+    def _evaluation(self) -> Callable[[ServerState], Evaluation | None]:
+        """A function of a round's state that owns a model to evaluate with."""
         settings, engine = self.experiment.evaluation, self.experiment.engine
         with torch.random.fork_rng(devices=[]):
             model = placed(self.build_model(), engine)
 
-        def evaluation(round: int, state: ModelState) -> Evaluation | None:
-            if round % settings.every and round != self.experiment.rounds:
-                return None
+        def of_model(state: ModelState) -> Evaluation:
             state.load_into(model)
             return evaluate(
                 model,
@@ -192,6 +200,14 @@ class Prepared:
                 preprocess=self.dataset.preprocess,
                 batch_size=settings.batch_size,
             )
+
+        def evaluation(server: ServerState) -> Evaluation | None:
+            if server.round % settings.every and server.round != self.experiment.rounds:
+                return None
+            alone = own_models(server, self.experiment.algorithm)
+            if alone:
+                return mean_evaluation([of_model(state) for state in alone])
+            return of_model(server.evaluated(self.experiment.algorithm))
 
         return evaluation
 

@@ -11,7 +11,8 @@ from typing import Literal
 
 import torch
 
-from decollapse.core import Broadcast, ClientResult, ClientState
+from decollapse import tree
+from decollapse.core import MEASURED, Broadcast, ClientResult, ClientState
 from decollapse.tree import Tree
 
 GuardPolicy = Literal["reject", "abort", "clip"]
@@ -72,12 +73,13 @@ def _mismatch(result: ClientResult, broadcast: Broadcast) -> str | None:
 
 def _non_finite(result: ClientResult, state: ClientState) -> str | None:
     """The first tensor with a NaN or an infinity, if there is one."""
-    for tree, where in (
+    for sent, where in (
         (result.delta, ""),
         (result.buffers, ""),
+        ({name: leaf for name, leaf in result.extras.items() if not name.startswith(MEASURED)}, ""),
         *((kept, f" of {term}") for term, kept in state.items()),
     ):
-        for name, leaf in tree.items():
+        for name, leaf in sent.items():
             if not torch.isfinite(leaf).all():
                 return f"{name!r}{where} has NaN or infinite values"
     return None
@@ -87,5 +89,9 @@ def _clipped(result: ClientResult, broadcast: Broadcast) -> ClientResult:
     def repair(sent: Tree, instead: Tree) -> Tree:
         return {name: torch.where(torch.isfinite(leaf), leaf, instead[name]) for name, leaf in sent.items()}
 
-    zeros = {name: torch.zeros_like(leaf) for name, leaf in result.delta.items()}
-    return replace(result, delta=repair(result.delta, zeros), buffers=repair(result.buffers, broadcast.model.buffers))
+    return replace(
+        result,
+        delta=repair(result.delta, tree.zeros_like(result.delta)),
+        buffers=repair(result.buffers, broadcast.model.buffers),
+        extras=repair(result.extras, tree.zeros_like(result.extras)),
+    )

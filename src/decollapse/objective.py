@@ -6,7 +6,7 @@ frozen dataclass that carries its own coefficient; see `terms/proximal.py` for t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -32,7 +32,8 @@ class Step:
         data: all of this client's examples; `data.class_counts` for losses that correct label skew.
         broadcast: everything the server sent.
         state: what this term's `init_state` or `next_state` returned; empty for a term without state.
-        frozen: output of another model on the same `x`, in eval mode and without gradient.
+        frozen: output of another model on the same `x`, in eval mode and without gradient. Pass the same `ModelState`
+            or the same tree of parameters at every step: without augmentation it then runs once a round.
     """
 
     x: Float[Tensor, "n ..."]
@@ -59,6 +60,30 @@ class Term(Protocol):
         ...
 
 
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What a round of local training came to, as a stateful term sees it.
+
+    Attributes:
+        local: the client's model after training.
+        anchor: the model it started from.
+        data: the client's examples.
+        broadcast: everything the server sent.
+        num_steps: local optimiser steps taken.
+        step_size: the factor between a constant gradient and the update it would have caused, `-delta / gradient`: the
+            sum of the learning rates, and with momentum more; None where the optimiser has no such factor (Adam).
+        metrics: mean of each term over the steps, by name.
+    """
+
+    local: ModelState
+    anchor: ModelState
+    data: ClientData
+    broadcast: Broadcast
+    num_steps: int
+    step_size: float | None
+    metrics: Mapping[str, float]
+
+
 @runtime_checkable
 class StatefulTerm(Term, Protocol):
     """A term that remembers something of its client between rounds."""
@@ -67,6 +92,25 @@ class StatefulTerm(Term, Protocol):
         """The state before the client's first round."""
         ...
 
-    def next_state(self, state: Tree, local: ModelState, anchor: ModelState) -> Tree:
-        """The state after a round that took the client from `anchor` to `local`."""
+    def next_state(self, state: Tree, trained: Trained) -> Tree:
+        """The state after a round of training."""
+        ...
+
+
+@runtime_checkable
+class SendingTerm(StatefulTerm, Protocol):
+    """A stateful term that tells the server about its state (SCAFFOLD's control variates)."""
+
+    def upload(self, before: Tree, after: Tree) -> Tree:
+        """What goes into the result's extras after a round, under the term's name and the leaf's."""
+        ...
+
+
+@runtime_checkable
+class LayerTerm(Term, Protocol):
+    """A term that reads activations; its `layers` are recorded in every forward pass."""
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names in `model.named_modules()`, or "features"; empty for the features alone."""
         ...

@@ -18,6 +18,14 @@ class LocalOptimizer(Protocol):
         """An optimiser over `params` whose `step` takes a closure."""
         ...
 
+    def step_size(self, num_steps: int, *, pull: float = 0.0) -> float | None:
+        """The factor between a constant gradient and the update it causes in `num_steps`; None if there is none.
+
+        SCAFFOLD and FedNova divide by it. With `pull`, the gradient falls by `pull` times the update so far, as it does
+        under a proximal term of that strength.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class SGD:
@@ -56,6 +64,19 @@ class SGD:
             fused=True,
         )
 
+    def step_size(self, num_steps: int, *, pull: float = 0.0) -> float:
+        """`lr` times FedNova's `||a||_1`, by a scalar shadow of this optimiser. Weight decay is no part of it.
+
+        >>> round(SGD(lr=0.1, momentum=0.9).step_size(3), 3), round(SGD(lr=0.1, momentum=0.9).step_size(3, pull=1.0), 3)
+        (0.561, 0.514)
+        """
+        moved = velocity = 0.0
+        for _ in range(num_steps):
+            gradient = 1 - pull * moved
+            velocity = self.momentum * velocity + gradient
+            moved += self.lr * (gradient + self.momentum * velocity if self.nesterov else velocity)
+        return moved
+
 
 @dataclass(frozen=True)
 class Adam:
@@ -86,3 +107,6 @@ class Adam:
         return torch.optim.AdamW(
             params, lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay, fused=True
         )
+
+    def step_size(self, num_steps: int, *, pull: float = 0.0) -> None:
+        """None: Adam's update is not proportional to the gradient."""

@@ -11,21 +11,23 @@ Printing, saving and stopping happen outside, between two rounds.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import torch
 
 from decollapse import tree
 from decollapse.algorithms import Algorithm
-from decollapse.buffers import Recalibrate
-from decollapse.core import Broadcast, ClientCall, ClientResult, ClientState, ModelState, derive_seed
-from decollapse.diagnosis import MEASURED
+from decollapse.buffers import OWN_BUFFERS, Recalibrate
+from decollapse.client import PERSONAL
+from decollapse.core import MEASURED, Broadcast, ClientCall, ClientResult, ClientState, ModelState, derive_seed
 from decollapse.engines import Engine
 from decollapse.evaluation import Evaluation
 from decollapse.guard import GuardPolicy, Rejection, guarded
+from decollapse.models.parts import ALL
+from decollapse.server import AveragingServer, BroadcastingServer
 from decollapse.tree import Tree
 
 
@@ -46,9 +48,33 @@ class ServerState:
     clients: dict[int, ClientState] = field(default_factory=dict)
 
     @classmethod
-    def initial(cls, model: ModelState, algorithm: Algorithm) -> ServerState:
-        """The state before the first round."""
-        return cls(round=0, model=model, optimizer=algorithm.server.init(model.params))
+    def initial(cls, model: ModelState, algorithm: Algorithm, *, num_clients: int) -> ServerState:
+        """The state before the first round of a federation of `num_clients`."""
+        return cls(round=0, model=model, optimizer=algorithm.server.init(model.params, num_clients=num_clients))
+
+    def broadcast(self, algorithm: Algorithm, *, seed: int) -> Broadcast:
+        """What the clients of the next round receive."""
+        params: Tree = self.model.params
+        extras: Tree = {}
+        if isinstance(algorithm.server, BroadcastingServer):
+            params, extras = algorithm.server.broadcast(params, self.optimizer)
+        return Broadcast(self.round + 1, ModelState(params, self.model.buffers), seed, extras)
+
+    def evaluated(self, algorithm: Algorithm) -> ModelState:
+        """The model to evaluate and to keep: the global one, unless the server averages its iterates (FedExP)."""
+        if not isinstance(algorithm.server, AveragingServer):
+            return self.model
+        return ModelState(algorithm.server.evaluated(self.model.params, self.optimizer), self.model.buffers)
+
+
+def own_models(server: ServerState, algorithm: Algorithm) -> list[ModelState]:
+    """The whole models that clients keep for themselves, where they train without a federation; else none."""
+    if ALL not in algorithm.client.personal:
+        return []
+    return [
+        ModelState(state[PERSONAL], server.model.buffers | state.get(OWN_BUFFERS, {}))
+        for _, state in sorted(server.clients.items())
+    ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +162,7 @@ def run_round(
     Returns:
         The next state, a summary of each client, and the rejected updates.
     """
-    broadcast = Broadcast(round=server.round + 1, model=server.model, seed=seed)
+    broadcast = server.broadcast(algorithm, seed=seed)
     call = measure(algorithm.client) if measure else algorithm.client
     summaries: list[ClientSummary] = []
     rejected: list[Rejection] = []
@@ -176,7 +202,7 @@ def simulate(
     seed: int,
     cohort_size: int | None = None,
     guard: GuardPolicy = "reject",
-    evaluate: Callable[[int, ModelState], Evaluation | None] = lambda round, model: None,
+    evaluate: Callable[[ServerState], Evaluation | None] = lambda server: None,
     measure: Callable[[int], Callable[[ClientCall], ClientCall] | None] = lambda round: None,
 ) -> Iterator[tuple[RoundRecord, ServerState]]:
     """Run `algorithm` up to round `rounds`; yield what happened in each round with the state after it.
@@ -190,13 +216,13 @@ def simulate(
         seed: cohorts and everything random on a client are functions of it.
         cohort_size: clients a round; None takes all of them.
         guard: what happens to an unusable update, see `decollapse.guard`.
-        evaluate: called with (round, model) after each round.
+        evaluate: called with the state after each round, and with the initial one.
         measure: for a round, what to wrap around the client call, or None.
     """
     if isinstance(start, ModelState):
-        server = ServerState.initial(start, algorithm)
+        server = ServerState.initial(start, algorithm, num_clients=num_clients)
         began = time.perf_counter()
-        evaluation = evaluate(0, server.model)
+        evaluation = evaluate(server)
         seconds = time.perf_counter() - began
         yield RoundRecord(0, (), (), (), evaluation, {"evaluation": seconds, "total": seconds}), server
     else:
@@ -209,7 +235,7 @@ def simulate(
             algorithm, server, engine, cohort, seed=seed, guard=guard, measure=measure(round)
         )
         trained = time.perf_counter()
-        evaluation = evaluate(round, server.model)
+        evaluation = evaluate(server)
         ended = time.perf_counter()
         seconds_by_part = {"clients": trained - began, "evaluation": ended - trained, "total": ended - began}
         yield RoundRecord(round, tuple(cohort), clients, rejected, evaluation, seconds_by_part), server
@@ -221,7 +247,7 @@ def _summary(result: ClientResult) -> ClientSummary:
         num_examples=result.num_examples,
         num_steps=result.num_steps,
         metrics=result.metrics,
-        delta_norm=float(torch.sqrt(tree.squared_norm(result.delta))) if result.delta else 0.0,
+        delta_norm=math.sqrt(result.squared_norm),
         measurements={name: leaf for name, leaf in result.extras.items() if name.startswith(MEASURED)},
         seconds=result.seconds,
     )

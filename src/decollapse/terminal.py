@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
+from inspect import signature
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -153,7 +155,12 @@ def print_catalog(*, as_json: bool) -> None:
             "where": where,
             "name": name,
             "summary": (component.__doc__ or "").strip().partition("\n")[0],
-            "settings": {setting.name: _default(setting) for setting in fields(component)},
+            "source": source(component),
+            "settings": {
+                key: "(required)" if setting.default is setting.empty else setting.default
+                for key, setting in signature(component).parameters.items()
+                if key != "client"
+            },
         }
         for where, kind in CATALOG.items()
         for name, component in kind.items()
@@ -166,15 +173,22 @@ def print_catalog(*, as_json: bool) -> None:
         table.add_row(Text(where, style="bold"))
         for entry in kind:
             settings = ", ".join(f"{key} = {value}" for key, value in entry["settings"].items())
-            table.add_row(Text(f"  {entry['name']}"), Text(entry["summary"]), Text(settings))
+            described = [entry["summary"], *([entry["source"]] if entry["source"] else [])]
+            table.add_row(Text(f"  {entry['name']}"), Text("\n".join(described)), Text(settings))
     _stdout().print(table)
 
 
-def _default(setting: Field[Any]) -> Any:
-    """What a setting is when a recipe does not say."""
-    if setting.default_factory is not MISSING:
-        return setting.default_factory()
-    return "(required)" if setting.default is MISSING else setting.default
+def source(component: Any) -> str | None:
+    """The paper a component is from: the first link in its own documentation or its module's, if there is one.
+
+    >>> from decollapse.terms.proximal import Proximal
+    >>> source(Proximal)
+    'https://arxiv.org/abs/1812.06127'
+    """
+    for text in (component.__doc__, sys.modules[component.__module__].__doc__):
+        if found := re.search(r"https://[^\s),;]+", text or ""):
+            return found[0].rstrip(".:")
+    return None
 
 
 def _stdout() -> Console:

@@ -82,3 +82,17 @@ class RunningMean:
         if self._sum is None or self._total == 0.0:
             raise ValueError("a mean needs at least one tree with a positive weight, got none.")
         return scale(self._sum, 1.0 / self._total)
+
+
+def prefixed(a: Tree, prefix: str) -> Tree:
+    """`a` under longer names, so that several trees fit into one.
+
+    >>> prefixed({"w": torch.ones(1)}, "m/")
+    {'m/w': tensor([1.])}
+    """
+    return {prefix + name: leaf for name, leaf in a.items()}
+
+
+def under(a: Tree, prefix: str) -> Tree:
+    """The leaves of `a` whose names begin with `prefix`, without it: the inverse of `prefixed`."""
+    return {name.removeprefix(prefix): leaf for name, leaf in a.items() if name.startswith(prefix)}

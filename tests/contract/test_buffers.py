@@ -30,7 +30,7 @@ def test_variances_stay_positive_and_counters_integer_over_fifty_rounds(algorith
 
 def test_the_servers_buffers_are_the_weighted_mean_of_the_clients() -> None:
     algorithm = fedavgm(CLIENT)
-    start = ServerState.initial(initial_model(), algorithm)
+    start = ServerState.initial(initial_model(), algorithm, num_clients=5)
     with Serial()(small_federation()) as engine:
         broadcast = Broadcast(1, start.model, seed=0)
         results = [result for result, _ in engine.run(CLIENT, broadcast, range(5), {})]

@@ -9,32 +9,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from members import PullBack, initial_model, small_federation
+from members import initial_model, small_federation
+from methods import METHODS
 from torch import Tensor
 
-from decollapse.algorithms import Algorithm, fedavg, fedavgm, fedprox, with_feddecorr, with_term
+from decollapse.algorithms import Algorithm
 from decollapse.buffers import OWN_BUFFERS
 from decollapse.checkpoint import load_checkpoint, save_checkpoint
-from decollapse.client import ClientUpdate
+from decollapse.client import PERSONAL
 from decollapse.core import Broadcast, ModelState
-from decollapse.data import Crop, Flip
 from decollapse.engines import Engine
 from decollapse.engines.process import Process
 from decollapse.engines.serial import Serial
 from decollapse.simulation import ServerState, simulate
 from decollapse.tree import Tree
-
-CLIENT = ClientUpdate(epochs=2, batch_size=8, augment=(Crop(padding=1), Flip()))
-ALGORITHMS = {
-    "fedavg": fedavg(CLIENT),
-    "fedavgm": fedavgm(CLIENT),
-    "fedprox": fedprox(CLIENT),
-    "fedavg+feddecorr": with_feddecorr(fedavg(CLIENT)),
-    "stateful": with_term(fedavg(CLIENT), PullBack()),
-    "local buffers": fedavg(replace(CLIENT, buffers="local")),
-    "reset buffers": fedavg(replace(CLIENT, buffers="reset")),
-    "recalibrated buffers": fedavg(replace(CLIENT, buffers="recalibrate")),
-}
 
 
 def run_on(
@@ -54,7 +42,7 @@ def run(algorithm: Algorithm, *, start: ServerState | None = None, rounds: int =
 
 @cache
 def whole_run(name: str) -> ServerState:
-    return run(ALGORITHMS[name])
+    return run(METHODS[name])
 
 
 def tensors(server: ServerState) -> dict[tuple[object, ...], Tensor]:
@@ -82,19 +70,22 @@ def processes() -> Iterator[Engine]:
         yield engine
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", METHODS)
 def test_stopping_and_resuming_from_a_file_gives_the_same_bits(name: str, tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.safetensors"
-    save_checkpoint(path, run(ALGORITHMS[name], rounds=2), recipe="r")
-    assert_same_bits(whole_run(name), run(ALGORITHMS[name], start=load_checkpoint(path, recipe="r")))
+    save_checkpoint(path, run(METHODS[name], rounds=2), recipe="r")
+    assert_same_bits(whole_run(name), run(METHODS[name], start=load_checkpoint(path, recipe="r")))
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", METHODS)
 def test_the_process_engine_gives_the_bits_of_the_serial_one(name: str, processes: Engine) -> None:
-    assert_same_bits(whole_run(name), run_on(processes, ALGORITHMS[name]))
+    assert_same_bits(whole_run(name), run_on(processes, METHODS[name]))
 
 
-@pytest.mark.parametrize(("name", "kept"), [("stateful", "pull_back"), ("local buffers", OWN_BUFFERS)])
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [("a stateful term of somebody else", "pull_back"), ("local buffers", OWN_BUFFERS), ("fedbn", PERSONAL)],
+)
 def test_what_clients_keep_is_among_the_compared_bits(name: str, kept: str) -> None:
     server = whole_run(name)
     assert server.clients
@@ -106,7 +97,7 @@ def test_what_clients_keep_is_among_the_compared_bits(name: str, kept: str) -> N
 
 def test_a_clients_result_does_not_depend_on_who_trained_before_it() -> None:
     federation = small_federation()
-    algorithm = ALGORITHMS["fedavg+feddecorr"]
+    algorithm = METHODS["term feddecorr"]
     broadcast = Broadcast(1, initial_model(), seed=7)
     with Serial()(federation) as engine:
         forwards = {result.client: result for result, _ in engine.run(algorithm.client, broadcast, [0, 1, 2], {})}
@@ -120,7 +111,7 @@ def test_the_callers_random_numbers_are_left_alone() -> None:
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    run(ALGORITHMS["fedavg"], rounds=1)
+    run(METHODS["fedavg"], rounds=1)
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -128,8 +119,6 @@ def test_another_seed_gives_other_weights() -> None:
     with Serial()(small_federation()) as engine:
         finals = []
         for seed in (0, 1):
-            *_, (_, server) = simulate(
-                ALGORITHMS["fedavg"], engine, initial_model(), num_clients=5, rounds=1, seed=seed
-            )
+            *_, (_, server) = simulate(METHODS["fedavg"], engine, initial_model(), num_clients=5, rounds=1, seed=seed)
             finals.append(server.model.params["head.weight"])
     assert not torch.equal(*finals)

@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from decollapse.models import MLP, MobileNetV2, ResNet18, ResNet20, ResNet32, SmallCNN
+from decollapse.models import MLP, MobileNetV2, ResNet8, ResNet18, ResNet20, ResNet32, SmallCNN
 
 NORMS = ["batch", "group", "layer", "none"]
 NARROW = [
     MLP(),
     SmallCNN(),
     SmallCNN(features=0),
+    ResNet8(width=8),
     ResNet20(width=8),
     ResNet32(width=4),
     ResNet18(width=8),
@@ -44,6 +45,7 @@ def count(model: nn.Module) -> int:
         (SmallCNN(), (3, 32, 32), 250_682, 128),
         (SmallCNN(), (1, 28, 28), 164_234, 128),
         (SmallCNN(features=0), (3, 32, 32), 53_626, 96),
+        (ResNet8(), (3, 32, 32), 75_290, 64),
         (ResNet20(), (3, 32, 32), 269_722, 64),
         (ResNet32(), (3, 32, 32), 464_154, 64),
         (ResNet18(), (3, 32, 32), 11_173_962, 512),
@@ -157,7 +159,7 @@ def test_images_too_small_to_pool_are_an_error():
         SmallCNN()((3, 4, 8), 10)
 
 
-@pytest.mark.parametrize("builder", [ResNet20, ResNet32, ResNet18])
+@pytest.mark.parametrize("builder", [ResNet8, ResNet20, ResNet32, ResNet18])
 def test_a_width_below_one_is_an_error(builder):
     with pytest.raises(ValueError, match="width must be at least 1, got 0"):
         builder(width=0)
@@ -174,7 +176,7 @@ def test_an_impossible_mlp_is_an_error():
         MLP(hidden=(4, 0))
 
 
-@pytest.mark.parametrize("builder", [MLP, SmallCNN, ResNet20, ResNet32, ResNet18, MobileNetV2])
+@pytest.mark.parametrize("builder", [MLP, SmallCNN, ResNet8, ResNet20, ResNet32, ResNet18, MobileNetV2])
 def test_an_unknown_norm_is_an_error_before_any_data_is_seen(builder):
     with pytest.raises(ValueError, match="norm must be one of"):
         builder(norm="instance")
@@ -185,3 +187,13 @@ def test_without_norm_residual_branches_start_at_zero(builder):
     model = draw(builder)
     x = torch.randn(2, model.encoder.stage1[0].conv1.in_channels, 8, 8).relu()
     assert torch.equal(model.encoder.stage1[0](x), x)
+
+
+@pytest.mark.parametrize(("builder", "layers"), [(ResNet8(), 8), (ResNet20(), 20), (ResNet32(), 32)], ids=repr)
+def test_a_cifar_network_has_as_many_weight_layers_as_its_name_says(builder, layers):
+    assert sum(isinstance(module, nn.Conv2d | nn.Linear) for module in draw(builder).modules()) == layers
+
+
+def test_networks_of_one_family_and_the_same_settings_are_not_equal():
+    assert ResNet20() == ResNet20(width=16)
+    assert ResNet20() != ResNet32()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from decollapse.core import Broadcast, ClientCall, ClientData, ClientResult, ClientState
+from decollapse.core import Broadcast, ClientCall, ClientData, ClientResult, ClientState, ModelState
 from decollapse.engines import ClientError, DType, Engine, Federation, check_device, placed
 from decollapse.tree import Tree
 
@@ -68,17 +68,28 @@ class SerialEngine:
     ) -> tuple[ClientResult, ClientState]:
         """One client's result and next state."""
         try:
-            result, state = call(self._model, self._on_device(self._clients[client]), broadcast, state)
+            result, state = call(self._model, *self._on_device(self._clients[client], broadcast, state))
         except Exception as error:
             what = f"{type(error).__name__}: {error}"
             raise ClientError(f"client {client} failed in round {broadcast.round}: {what}") from error
         result = replace(result, delta=_home(result.delta), buffers=_home(result.buffers), extras=_home(result.extras))
         return result, {name: _home(leaf) for name, leaf in state.items()}
 
-    def _on_device(self, data: ClientData) -> ClientData:
+    def _on_device(
+        self, data: ClientData, broadcast: Broadcast, state: ClientState
+    ) -> tuple[ClientData, Broadcast, ClientState]:
         if self._device == "cpu":
-            return data
-        return replace(data, x=data.x.to(self._device), y=data.y.to(self._device))
+            return data, broadcast, state
+
+        def there(tree: Tree) -> Tree:
+            return {name: leaf.to(self._device) for name, leaf in tree.items()}
+
+        model = ModelState(there(broadcast.model.params), there(broadcast.model.buffers))
+        return (
+            replace(data, x=data.x.to(self._device), y=data.y.to(self._device)),
+            replace(broadcast, model=model, extras=there(broadcast.extras)),
+            {name: there(kept) for name, kept in state.items()},
+        )
 
 
 def _home(tree: Tree) -> Tree:

@@ -6,12 +6,13 @@ timm, Hugging Face): it takes the features from a named layer, and the model sta
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from decollapse.core import Output
+from decollapse.models.names import nearest_names
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -33,7 +34,8 @@ class Classifier(nn.Module):
 
     Args:
         encoder: maps a batch to features of shape (n, d).
-        head: the last layer.
+        head: maps features to logits, the last layer.
+        projector: maps the encoder's output to the features, if they are not the same: `z = projector(encoder(x))`.
 
     Raises:
         ValueError: in `forward`, when the features are not of shape (n, d).
@@ -45,10 +47,16 @@ class Classifier(nn.Module):
     (torch.Size([5, 2]), torch.Size([5, 3]))
     """
 
-    def __init__(self, encoder: nn.Module, head: nn.Linear) -> None:
+    def __init__(self, encoder: nn.Module, head: nn.Module, projector: nn.Module | None = None) -> None:
         super().__init__()
         self.encoder = encoder
+        self.projector = projector
         self.head = head
+
+    def with_head(self, head: nn.Module, projector: nn.Module | None = None) -> Classifier:
+        """The same encoder, then the projector there is, then `projector`, then `head`."""
+        steps = [step for step in (self.projector, projector) if step is not None]
+        return Classifier(self.encoder, head, nn.Sequential(*steps) if len(steps) > 1 else next(iter(steps), None))
 
     def forward(self, x: Float[Tensor, "n ..."]) -> Output:
         """Logits and features of a batch."""
@@ -58,7 +66,28 @@ class Classifier(nn.Module):
                 f"the encoder must return features of shape (n, d), got {tuple(features.shape)}; end it with "
                 "nn.AdaptiveAvgPool2d(1) and nn.Flatten() if these are feature maps."
             )
+        if self.projector is not None:
+            features = self.projector(features)
         return Output(logits=self.head(features), features=features)
+
+
+def build_classifier(body: ModelBuilder, input_shape: tuple[int, ...], num_classes: int) -> tuple[Classifier, int]:
+    """The model of `body` and the dimension of its features, for a builder that gives it another head.
+
+    Raises:
+        ValueError: the model is not a `Classifier`.
+    """
+    model = body(input_shape, num_classes)
+    if not isinstance(model, Classifier):
+        raise ValueError(
+            f"only a decollapse Classifier can be given another head, got {type(model).__name__} from {body}; "
+            "change the network itself, or write it as Classifier(encoder, head)."
+        )
+    was_training = model.training
+    first = next(model.parameters(), torch.empty(0))
+    with torch.no_grad():
+        output = model.eval()(torch.zeros(2, *input_shape, dtype=first.dtype, device=first.device))
+    return model.train(was_training), output.features.shape[1]
 
 
 class HookedClassifier(nn.Module):
@@ -95,9 +124,8 @@ class HookedClassifier(nn.Module):
             raise ValueError(f'take must be "input" or "output", got {take!r}.')
         names = [name for name, _ in network.named_modules(remove_duplicate=False) if name]
         if layer not in names:
-            nearest = get_close_matches(layer, names, n=3, cutoff=0.0)
             raise ValueError(
-                f"the network has no layer {layer!r}; the nearest names are {', '.join(nearest) or 'none'}."
+                f"the network has no layer {layer!r}; the nearest names are {nearest_names(layer, names)}."
             )
         self.network = network
         self.layer = layer

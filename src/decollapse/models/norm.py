@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm
+from torch.nn.modules.batchnorm import _NormBase
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 Norm = Literal["batch", "group", "layer", "none"]
 """What is normalised together: a channel over the batch, a group of channels of an example, all of them; nothing."""
+
+NORM_LAYERS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+"""The types of PyTorch's normalisation layers with parameters; the first is BatchNorm's and InstanceNorm's."""
 
 
 class BatchNorm(nn.BatchNorm2d):

@@ -1,7 +1,7 @@
 """Residual networks for small images.
 
 He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", CVPR 2016, https://arxiv.org/abs/1512.03385.
-`ResNet20` and `ResNet32` are those of its section 4.2: three stages, shortcuts without parameters (option A).
+`ResNet8`, `ResNet20` and `ResNet32` follow its section 4.2: three stages, shortcuts without parameters (option A).
 `ResNet18` is the ImageNet network with the stem that small images call for, one 3 x 3 convolution and no pooling, and
 1 x 1 convolutions on the shortcuts that change shape (option B). Departures: the normalisation is a choice, and the
 global average pooling accepts every image size.
@@ -15,6 +15,7 @@ biases of the convolutions take their place.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -100,7 +101,54 @@ def _start_branches_at_zero(encoder: nn.Module, *, num_blocks: int) -> None:
 
 
 @dataclass(frozen=True)
-class ResNet20:
+class ResidualNetwork:
+    """What the residual networks below have in common.
+
+    Attributes:
+        width: channels of the first stage; each stage has twice those of the one before, and the last one's number is
+            the feature dimension.
+        norm: the normalisation after each convolution.
+
+    Raises:
+        ValueError: a width below 1, or an unknown `norm`; when called, examples that are no images.
+    """
+
+    num_stages: ClassVar[int] = 3
+    num_blocks: ClassVar[int]
+    project: ClassVar[bool] = False
+
+    width: int = 16
+    norm: Norm = "batch"
+
+    def __post_init__(self) -> None:
+        check_norm(self.norm)
+        if self.width < 1:
+            raise ValueError(f"width must be at least 1, got {self.width}.")
+
+    def __call__(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+        """A freshly drawn network."""
+        widths = [self.width * 2**stage for stage in range(self.num_stages)]
+        return _residual_network(
+            input_shape, num_classes, widths=widths, blocks=self.num_blocks, norm=self.norm, project=self.project
+        )
+
+
+@dataclass(frozen=True)
+class ResNet8(ResidualNetwork):
+    """The smallest network of the CIFAR design: one block a stage, 75,290 parameters with 3 channels and 10 classes.
+
+    The paper's rule, 6n + 2 layers, with n = 1; its own networks begin at n = 3. `width` and `norm` are those of
+    `ResNet20`.
+
+    >>> ResNet8()((3, 32, 32), 10)(torch.zeros(2, 3, 32, 32)).features.shape
+    torch.Size([2, 64])
+    """
+
+    num_blocks: ClassVar[int] = 1
+
+
+@dataclass(frozen=True)
+class ResNet20(ResidualNetwork):
     """The ResNet-20 of the CIFAR experiments, 269,722 parameters with three channels, ten classes and BatchNorm.
 
     Attributes:
@@ -114,47 +162,24 @@ class ResNet20:
     torch.Size([2, 64])
     """
 
-    width: int = 16
-    norm: Norm = "batch"
-
-    def __post_init__(self) -> None:
-        _check(self.width, self.norm)
-
-    def __call__(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-        """A freshly drawn network."""
-        widths = [self.width, 2 * self.width, 4 * self.width]
-        return _residual_network(input_shape, num_classes, widths=widths, blocks=3, norm=self.norm, project=False)
+    num_blocks: ClassVar[int] = 3
 
 
 @dataclass(frozen=True)
-class ResNet32:
+class ResNet32(ResidualNetwork):
     """The ResNet-32 of the CIFAR experiments, 464,154 parameters with three channels, ten classes and BatchNorm.
 
-    Attributes:
-        width: channels of the first stage; the stages have w, 2w, 4w, and 4w is the feature dimension.
-        norm: the normalisation after each convolution.
-
-    Raises:
-        ValueError: a width below 1, or an unknown `norm`; when called, examples that are no images.
+    `width` and `norm` are those of `ResNet20`.
 
     >>> ResNet32()((3, 32, 32), 10)(torch.zeros(2, 3, 32, 32)).features.shape
     torch.Size([2, 64])
     """
 
-    width: int = 16
-    norm: Norm = "batch"
-
-    def __post_init__(self) -> None:
-        _check(self.width, self.norm)
-
-    def __call__(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-        """A freshly drawn network."""
-        widths = [self.width, 2 * self.width, 4 * self.width]
-        return _residual_network(input_shape, num_classes, widths=widths, blocks=5, norm=self.norm, project=False)
+    num_blocks: ClassVar[int] = 5
 
 
 @dataclass(frozen=True)
-class ResNet18:
+class ResNet18(ResidualNetwork):
     """ResNet-18 for small images, 11,173,962 parameters with three channels, ten classes and BatchNorm.
 
     Attributes:
@@ -168,19 +193,8 @@ class ResNet18:
     torch.Size([2, 64])
     """
 
+    num_stages: ClassVar[int] = 4
+    num_blocks: ClassVar[int] = 2
+    project: ClassVar[bool] = True
+
     width: int = 64
-    norm: Norm = "batch"
-
-    def __post_init__(self) -> None:
-        _check(self.width, self.norm)
-
-    def __call__(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-        """A freshly drawn network."""
-        widths = [self.width, 2 * self.width, 4 * self.width, 8 * self.width]
-        return _residual_network(input_shape, num_classes, widths=widths, blocks=2, norm=self.norm, project=True)
-
-
-def _check(width: int, norm: str) -> None:
-    check_norm(norm)
-    if width < 1:
-        raise ValueError(f"width must be at least 1, got {width}.")

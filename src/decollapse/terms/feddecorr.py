@@ -36,6 +36,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import torch
@@ -162,6 +163,7 @@ class FedDecorr:
         normalization: what beta means, see `decorrelation_loss`.
         matrix: "covariance" for a model without BatchNorm, whose units "correlation" kills; see this module's numbers.
         eps: added to the variance, see `decorrelation_loss`.
+        layers: names in `model.named_modules()`, or "features"; empty for the features alone. The mean over several.
     """
 
     name: ClassVar[str] = "feddecorr"
@@ -169,6 +171,7 @@ class FedDecorr:
     normalization: Normalization = "batch_invariant"
     matrix: Matrix = "correlation"
     eps: float = 1e-8
+    layers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.beta < math.inf:
@@ -177,11 +180,10 @@ class FedDecorr:
 
     def __call__(self, step: Step) -> Float[Tensor, ""]:
         """The penalty of this batch."""
-        features = step.output.features
         if self.beta == 0.0:
-            return features.new_zeros(())
-        loss = decorrelation_loss(features, normalization=self.normalization, matrix=self.matrix, eps=self.eps)
-        return self.beta * loss
+            return step.output.features.new_zeros(())
+        loss = partial(decorrelation_loss, normalization=self.normalization, matrix=self.matrix, eps=self.eps)
+        return self.beta * step.output.mean_over(self.layers, loss)
 
 
 class _Penalty(Function):

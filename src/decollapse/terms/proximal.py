@@ -6,11 +6,11 @@ https://arxiv.org/abs/1812.06127, equation 2.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from decollapse import tree
+from decollapse.terms.quadratic import linear_and_quadratic
+from decollapse.terms.ranges import check_strength
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -34,9 +34,10 @@ class Proximal:
     mu: float = 0.01
 
     def __post_init__(self) -> None:
-        if not 0 <= self.mu < math.inf:
-            raise ValueError(f"mu is a penalty's strength, must be finite and cannot be negative, got {self.mu}.")
+        check_strength(mu=self.mu)
 
     def __call__(self, step: Step) -> Float[Tensor, ""]:
         """The penalty at the current local parameters."""
-        return 0.5 * self.mu * tree.squared_norm(tree.sub(step.params, step.anchor.params))
+        if self.mu == 0.0:
+            return step.output.features.new_zeros(())
+        return linear_and_quadratic(step.params, step.anchor.params, strength=self.mu)

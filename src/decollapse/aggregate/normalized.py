@@ -1,0 +1,58 @@
+"""FedNova: clients that took more steps do not pull the average towards their own optimum.
+
+Wang, Liu, Liang, Joshi, Poor, "Tackling the Objective Inconsistency Problem in Heterogeneous Federated Optimization",
+NeurIPS 2020, https://arxiv.org/abs/2007.07481, equations 8 and 9.
+
+    delta = tau_eff sum_i p_i delta_i / a_i,    tau_eff = sum_i p_i a_i
+
+a_i is the update that a constant gradient of 1 would have caused: for SGD the number of steps, with momentum rho
+`(tau - rho (1 - rho^tau) / (1 - rho)) / (1 - rho)`. The client runs a scalar shadow of its optimiser to find it, with
+the pull of a proximal term where there is one. The learning rate is a factor of every a_i and cancels.
+
+Departures. Weights p_i are renormalised over the cohort, so it runs under partial participation, where the FedDecorr
+release fails. The authors' code has another a_i when momentum and a proximal term meet (its in-place additions leak
+into the momentum buffer), and tau_eff without the pull there. Weight decay is left out of a_i, as in their code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from decollapse import tree
+from decollapse.aggregate import Aggregate, floating
+from decollapse.core import ClientResult
+from decollapse.tree import RunningMean
+
+
+@dataclass(frozen=True)
+class NormalizedMean:
+    """FedNova's mean of updates a step, times the mean number of effective steps; weights are the examples."""
+
+    needs_single_updates: ClassVar[bool] = False
+
+    def __call__(self, results: Iterable[ClientResult]) -> Aggregate | None:
+        """The normalised mean of the deltas, and the plain mean of the floating-point buffers.
+
+        Raises:
+            ValueError: a client's local optimiser has no step size (Adam).
+        """
+        direction, buffers = RunningMean(), RunningMean()
+        num_clients = num_examples = 0
+        step_sizes = 0.0
+        for result in results:
+            if result.step_size is None:
+                raise ValueError(
+                    "FedNova divides each update by its number of effective steps, which SGD has and this local "
+                    f"optimiser has not (client {result.client}); use sgd, or weighted_mean."
+                )
+            direction.update(result.num_examples, tree.scale(result.delta, 1 / result.step_size))
+            buffers.update(result.num_examples, floating(result.buffers))
+            step_sizes += result.num_examples * result.step_size
+            num_clients += 1
+            num_examples += result.num_examples
+        if num_clients == 0:
+            return None
+        effective = step_sizes / num_examples
+        return Aggregate(tree.scale(direction.result(), effective), buffers.result(), num_clients, num_examples)
