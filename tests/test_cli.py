@@ -98,6 +98,16 @@ def test_the_list_names_every_component_with_its_settings(capsys: pytest.Capture
     assert "FedDecorr" not in run(capsys, "list")[2]
 
 
+def test_every_method_is_listed_with_its_source(capsys: pytest.CaptureFixture[str]) -> None:
+    entries = json.loads(run(capsys, "list", "--json")[1])
+    places = ("algorithm", "client.objective", "aggregate", "server")
+    without = {entry["name"] for entry in entries if entry["where"] in places and not entry["source"]}
+    assert without == {"clients_only", "cross_entropy"}
+    moon = next(entry for entry in entries if (entry["where"], entry["name"]) == ("algorithm", "moon"))
+    assert moon["source"] == "https://arxiv.org/abs/2103.16257"
+    assert moon["settings"] == {"mu": 1.0, "temperature": 0.5, "compat": "paper"}
+
+
 @pytest.mark.parametrize("command", ["run", "resume", "compare", "report", "list", "demo"])
 def test_every_help_has_an_example(capsys: pytest.CaptureFixture[str], command: str) -> None:
     code, out, _ = run(capsys, command, "--help")

@@ -5,15 +5,21 @@ from pathlib import Path
 
 import pytest
 
+from decollapse.aggregate.mean import WeightedMean
 from decollapse.catalog import CATALOG
 from decollapse.config import RecipeError, from_table, load_recipe, parse_value, set_key, to_table
 from decollapse.data import IID, Crop, Flip
 from decollapse.engines.serial import Serial
 from decollapse.experiment import Experiment
-from decollapse.models import ResNet20
+from decollapse.models import Projected, ResNet20
+from decollapse.optim import SGD
+from decollapse.sam import SAM
+from decollapse.schedule import Scheduled, WarmUp
+from decollapse.server.scaffold import ServerScaffold
 from decollapse.server.sgd import ServerSGD
 from decollapse.terms.cross_entropy import CrossEntropy
 from decollapse.terms.feddecorr import FedDecorr
+from decollapse.terms.moon import MOON
 from decollapse.terms.proximal import Proximal
 
 RECIPE = """
@@ -74,6 +80,39 @@ def test_terms_are_added_to_cross_entropy_and_can_be_taken_out() -> None:
     assert only.client.objective == (Proximal(mu=2),)
 
 
+def test_an_algorithm_is_short_for_what_it_does_to_the_recipe() -> None:
+    client = {"epochs": 3, "objective": {"feddecorr": {"beta": 0.05}}}
+    experiment = from_table({"client": client, "algorithm": {"name": "moon", "mu": 5.0}, "server": {"momentum": 0.5}})
+    assert experiment.client.objective == (CrossEntropy(), FedDecorr(beta=0.05), MOON(mu=5.0))
+    assert experiment.client.epochs == 3
+    assert experiment.server == ServerSGD(momentum=0.5)
+
+
+def test_an_algorithm_fills_its_slots_and_its_recipe_says_so() -> None:
+    experiment = from_table({"algorithm": "scaffold"})
+    assert (experiment.aggregate, experiment.server) == (WeightedMean(weights="uniform"), ServerScaffold())
+    assert "algorithm" not in to_table(experiment)
+    assert from_table(to_table(experiment)) == experiment
+
+
+def test_an_optimiser_around_an_optimiser_keeps_the_inner_ones_settings() -> None:
+    experiment = from_table({"algorithm": "fedsam", "client": {"optimizer": {"lr": 0.3}}})
+    assert experiment.client.optimizer == SAM(base=SGD(lr=0.3))
+
+
+def test_a_schedule_stands_beside_the_settings_of_its_term() -> None:
+    terms = {"feddecorr": {"beta": 0.2, "schedule": {"name": "warm_up", "rounds": 7}}}
+    experiment = from_table({"client": {"objective": terms}})
+    assert experiment.client.objective[1] == Scheduled(FedDecorr(beta=0.2), WarmUp(rounds=7))
+    assert from_table(to_table(experiment)) == experiment
+
+
+def test_a_model_around_a_model_is_a_nested_table() -> None:
+    experiment = load_recipe(None, ["model=projected", "model.widths=[32]", "model.body=resnet20"])
+    assert experiment.model == Projected(body=ResNet20(), widths=(32,))
+    assert from_table(to_table(experiment)) == experiment
+
+
 def test_a_name_with_a_colon_is_imported() -> None:
     experiment = load_recipe(None, ['model="decollapse.models:ResNet20"'])
     assert experiment.model == ResNet20()
@@ -103,6 +142,15 @@ def test_a_name_with_a_colon_is_imported() -> None:
         (["epochs"], "written key=value"),
         (["data=fashion-mnst-small"], "fashion-mnist-small"),
         (["seed=-1"], "a seed is 0 or more"),
+        (["algorithm=fedpros"], "algorithm = 'fedpros' is not known; did you mean 'fedprox'?"),
+        (["algorithm=moon", "algorithm.muh=1"], "algorithm.muh is no setting of moon; did you mean 'mu'?"),
+        (["algorithm=moon", "algorithm.mu=-1"], "algorithm = 'moon': mu is a strength"),
+        (["algorithm=scaffold", "aggregate=krum"], "scaffold fills the slot 'aggregate', and so does the recipe"),
+        (["algorithm=scaffold", "client.optimizer=adam"], "which SGD has and Adam has not"),
+        (["server=scaffold"], "is half of a method; add the term client.objective.scaffold"),
+        (["client.objective.feddyn=true"], 'is half of a method; set server = "feddyn"'),
+        (["aggregate=krum", "secure_aggregation=true"], "the server sees sums alone, and Krum needs every update"),
+        (["client.objective.feddecorr.schedule=warmup"], "did you mean 'warm_up'?"),
     ],
 )
 def test_a_mistake_is_one_sentence_that_names_the_way_out(overrides: list[str], sentence: str) -> None:

@@ -8,15 +8,20 @@ import numpy as np
 import pytest
 import torch
 
+from decollapse.aggregate.normalized import NormalizedMean
+from decollapse.algorithms import clients_only
 from decollapse.client import ClientUpdate
+from decollapse.core import ModelState
 from decollapse.data import IID, DataSource, Dirichlet
 from decollapse.diagnosis import measured_spectrum
 from decollapse.engines.serial import Serial
 from decollapse.evaluation import evaluate
 from decollapse.experiment import EvaluationSettings, Experiment, prepare
-from decollapse.models import MLP
+from decollapse.models import MLP, SimplexClassifier
 from decollapse.optim import SGD, Adam
+from decollapse.robust import Krum, TrimmedMean
 from decollapse.spectrum import Spectrum
+from decollapse.terms.feddecorr import FedDecorr
 from decollapse.terms.proximal import Proximal
 
 TINY = Experiment(
@@ -67,6 +72,50 @@ def test_runs_of_one_seed_start_from_the_same_weights_and_split_whatever_the_alg
     assert all(np.array_equal(x, y) for x, y in zip(a.clients.parts, b.clients.parts, strict=True))
     c = prepare(replace(TINY, seed=1))
     assert not torch.equal(a.initial_model().params["head.weight"], c.initial_model().params["head.weight"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"client": ClientUpdate(frozen=("haed",))}, "no part 'haed'; the nearest names are head"),
+        ({"client": ClientUpdate(personal=("noorm",))}, "no part 'noorm'"),
+        ({"client": ClientUpdate(frozen=("all",))}, "leaves nothing to train"),
+        ({"client": ClientUpdate(objective=(FedDecorr(layers=("encoder.linear9",)),))}, "no layer 'encoder.linear9'"),
+        ({"aggregate": Krum(num_byzantine=1)}, "needs a cohort of at least 5, got 4"),
+        ({"aggregate": TrimmedMean(), "cohort_size": 2}, "needs a cohort of at least 3, got 2"),
+        ({"aggregate": NormalizedMean(), "client": ClientUpdate(optimizer=Adam())}, "this local optimiser has not"),
+        ({"model": SimplexClassifier(MLP(hidden=(6,)))}, "10 classes needs at least 10 features, got 6"),
+    ],
+)
+def test_what_cannot_work_is_found_before_training(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        prepare(replace(TINY, **change)).check()
+
+
+def test_clients_alone_are_evaluated_one_by_one_and_never_meet() -> None:
+    federated, alone = TINY, TINY.with_algorithm(clients_only(TINY.client))
+    *_, (record, server) = prepare(alone).run()
+    dataset, build = prepare(alone).dataset, prepare(alone).build_model
+    accuracies = []
+    for client in range(4):
+        model, state = build(), server.clients[client]
+        ModelState(state["personal"], state["buffers"]).load_into(model)
+        result = evaluate(
+            model, dataset.test_x, dataset.test_y, num_classes=dataset.num_classes, preprocess=dataset.preprocess
+        )
+        accuracies.append(result.accuracy)
+    assert record.evaluation.accuracy == pytest.approx(sum(accuracies) / 4)
+    assert record.evaluation.spectrum is None
+    first, together = (
+        next(record.clients for record, _ in prepare(experiment).run() if record.round == 1)
+        for experiment in (alone, federated)
+    )
+    assert [client.metrics for client in first] == [client.metrics for client in together]
+
+
+def test_one_client_is_the_centralised_baseline() -> None:
+    experiment = replace(TINY, num_clients=1)
+    assert len(prepare(experiment).clients[0]) == 200
 
 
 def test_the_fingerprint_changes_with_one_pixel(tmp_path: Path) -> None:

@@ -73,6 +73,11 @@ class Algorithm:
                 raise ValueError(f'the term "{name}" is half of a method; set server = "{name}" for the other half.')
             if on_server and not on_client:
                 raise ValueError(f'the server "{name}" is half of a method; add the term client.objective.{name}.')
+            if on_client and term is Scaffold and self.client.optimizer.step_size(1) is None:
+                raise ValueError(
+                    "scaffold divides a client's update by its step size, which SGD has and "
+                    f"{type(self.client.optimizer).__name__} has not; set client.optimizer to sgd."
+                )
             if on_client and self.aggregate != WeightedMean(weights="uniform"):
                 raise ValueError(
                     f'{name} averages all clients alike; set aggregate = {{ name = "weighted_mean", '

@@ -73,6 +73,15 @@ class ClientUpdate:
         if not names or len(set(names)) < len(names):
             raise ValueError(f"an objective needs at least one term and no two of the same name, got {names}.")
 
+    def check(self, model: nn.Module, data: ClientData) -> None:
+        """Raise ValueError where `model` lacks a part or layer that is named here, or nothing is left to train."""
+        parameter_names(model, self.personal)
+        if parameter_names(model, self.frozen) == {name for name, _ in model.named_parameters()}:
+            raise ValueError(f"frozen = {list(self.frozen)} is the whole model, and leaves nothing to train.")
+        x = data.preprocess(data.x[:2]).to(next(model.parameters()).dtype)
+        with torch.no_grad():
+            forward(model.eval(), x.to(next(model.parameters()).device), _layers(self.objective))
+
     def __call__(
         self, model: nn.Module, data: ClientData, broadcast: Broadcast, state: ClientState
     ) -> tuple[ClientResult, ClientState]:

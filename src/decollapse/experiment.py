@@ -14,7 +14,7 @@ from decollapse.aggregate import Aggregator
 from decollapse.aggregate.mean import WeightedMean
 from decollapse.algorithms import Algorithm
 from decollapse.client import ClientUpdate
-from decollapse.core import ClientCall, ModelState, derive_seed
+from decollapse.core import ClientCall, ClientResult, ModelState, derive_seed
 from decollapse.data import Dataset, DataSource, Dirichlet, FederatedData, Partition
 from decollapse.diagnosis import MeasureLocalSpectrum, Probe
 from decollapse.engines import Engine, EngineSettings, Federation, placed
@@ -156,6 +156,21 @@ class Prepared:
             torch.manual_seed(derive_seed("model", self.experiment.seed))
             model = self.build_model()
         return ModelState.of(model.to(getattr(torch, self.experiment.engine.dtype)))
+
+    def check(self) -> None:
+        """Find what cannot work before anything is trained: in the model, in the client update, in the cohort.
+
+        Raises:
+            ValueError: the model lacks a part or layer that is named, nothing is left to train, or the aggregator
+                cannot work with this cohort or local optimiser.
+        """
+        experiment = self.experiment
+        with torch.random.fork_rng(devices=[]):
+            experiment.client.check(placed(self.build_model(), experiment.engine), self.clients[0])
+        step_size = experiment.client.optimizer.step_size(1)
+        result = ClientResult(0, 1, 1, delta={"w": torch.zeros(1)}, buffers={}, metrics={}, step_size=step_size)
+        cohort = range(experiment.cohort_size or experiment.num_clients)
+        experiment.aggregate(replace(result, client=client) for client in cohort)
 
     def run(
         self,

@@ -57,12 +57,12 @@ def create_runs(
 
 
 def _try_out(experiments: Iterable[Experiment]) -> None:
-    """Load and deal the data of each experiment and build its model, so that mistakes show now."""
+    """Load and deal the data of each experiment, build its model and try its parts, so that mistakes show now."""
     datasets: dict[DataSource, Dataset] = {}
     for experiment in experiments:
         if experiment.data not in datasets:
             datasets = {experiment.data: experiment.data.load()}
-        prepare(experiment, datasets[experiment.data]).initial_model()
+        prepare(experiment, datasets[experiment.data]).check()
 
 
 def sweep_values(sweep: str) -> list[tuple[str, str]]:

@@ -36,12 +36,23 @@ def labels(*recipes: dict[str, Any]) -> list[str]:
         (recipe(server={"name": "sgd", "momentum": 0.9}), "FedAvgM"),
         (recipe(server={"name": "adam"}), "FedAdam"),
         (recipe({"proximal": {"mu": 0.01}}, server={"name": "adam"}), "FedAdam + FedProx 0.01"),
+        (recipe({"scaffold": {}}, server={"name": "scaffold"}), "SCAFFOLD"),
+        (recipe({"feddyn": {"alpha": 0.1}}, server={"name": "feddyn"}), "FedDyn 0.1"),
+        (recipe({"feddecorr": FEDDECORR}, aggregate={"name": "normalized_mean"}), "FedNova + FedDecorr 0.1"),
+        (recipe(aggregate={"name": "krum"}), "Krum"),
         (recipe({"my_pkg.terms:MyTerm": {"weight": 2}}), "FedAvg + my pkg.terms:MyTerm"),
         ({}, "FedAvg"),
     ],
 )
 def test_an_algorithm_is_named_as_people_name_it(entry: dict[str, Any], name: str) -> None:
     assert algorithm(entry) == name
+
+
+def test_parts_of_a_model_give_an_algorithm_its_name() -> None:
+    client = {"objective": {"cross_entropy": {}, "feddecorr": FEDDECORR}}
+    assert algorithm({"client": client | {"personal": ["norm"]}}) == "FedBN + FedDecorr 0.1"
+    assert algorithm({"client": client | {"frozen": ["head"]}}) == "FedBABU + FedDecorr 0.1"
+    assert algorithm({"client": client | {"optimizer": {"name": "sam"}}}) == "FedSAM + FedDecorr 0.1"
 
 
 def test_a_term_that_only_one_recipe_has_is_told_by_the_algorithms_name_alone() -> None:

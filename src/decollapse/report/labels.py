@@ -13,16 +13,40 @@ TERMS = {
     "proximal": ("FedProx", "mu"),
     "moon": ("MOON", "mu"),
     "feddyn": ("FedDyn", "alpha"),
-    "feddecorr": ("FedDecorr", "beta"),
-    "variance": ("variance", "weight"),
+    "scaffold": ("SCAFFOLD", ""),
     "restricted_softmax": ("FedRS", "alpha"),
     "logit_calibration": ("FedLC", "tau"),
-    "distillation": ("distillation", "beta"),
+    "not_true_distillation": ("FedNTD", "beta"),
+    "vacant_distillation": ("FedVLS", "strength"),
+    "intra_class_decorrelation": ("FedMR", "mu"),
+    "relaxed_contrastive": ("FedRCL", "strength"),
+    "feddecorr": ("FedDecorr", "beta"),
+    "adaptive_feddecorr": ("adaptive FedDecorr", "target"),
+    "decov": ("DeCov", "strength"),
+    "barlow_twins": ("Barlow Twins", "strength"),
+    "koleo": ("KoLeo", "strength"),
 }
 """Terms of a client objective: what people call them, and the coefficient they are known by."""
 
-SERVERS = {"adam": "FedAdam", "yogi": "FedYogi", "adagrad": "FedAdagrad", "fedexp": "FedExP"}
+METHODS = ("FedProx", "MOON", "FedDyn", "SCAFFOLD", "FedRS", "FedLC", "FedNTD", "FedVLS", "FedMR", "FedRCL")
+"""Terms that give an algorithm its name, in the place of FedAvg."""
+
+SERVERS = {
+    "adam": "FedAdam", "yogi": "FedYogi", "adagrad": "FedAdagrad", "fedexp": "FedExP", "fedacg": "FedACG",
+    "scaffold": "SCAFFOLD", "feddyn": "FedDyn",
+}  # fmt: skip
 """Server optimisers that give an algorithm its name; plain SGD is FedAvg, with momentum FedAvgM."""
+
+PARTS = {
+    ("aggregate", "name"): {
+        "normalized_mean": "FedNova", "coordinate_median": "coordinate median", "trimmed_mean": "trimmed mean",
+        "krum": "Krum", "geometric_median": "geometric median", "norm_clipping": "norm clipping",
+    },
+    ("client", "optimizer", "name"): {"sam": "FedSAM"},
+    ("client", "personal"): {"norm": "FedBN", "head": "FedPer", "all": "clients alone"},
+    ("client", "frozen"): {"head": "FedBABU"},
+}  # fmt: skip
+"""What else gives an algorithm its name: values of other settings, or of entries of lists."""
 
 PHRASES: dict[Path, str] = {
     ("data", "name"): "{}",
@@ -48,7 +72,7 @@ IDENTIFYING: frozenset[Path] = frozenset({("partition", "alpha")})
 
 SPELLINGS = {
     "dirichlet": "Dirichlet", "plain_dirichlet": "plain Dirichlet", "iid": "IID", "mlp": "MLP",
-    "small_cnn": "small CNN",
+    "small_cnn": "small CNN", "resnet8": "ResNet-8",
     "resnet18": "ResNet-18", "resnet20": "ResNet-20", "resnet32": "ResNet-32", "mobilenetv2": "MobileNetV2",
     "sgd": "SGD", "adam": "Adam",
 }  # fmt: skip
@@ -102,18 +126,26 @@ def algorithm(recipe: Recipe) -> str:
     'FedAvg + FedDecorr 0.1'
     """
     server = _table(recipe, "server")
-    base = SERVERS.get(str(server.get("name", "sgd")).lower())
-    if base is None:
-        base = "FedAvgM" if server.get("momentum") else "FedAvg"
-    parts = [base]
+    base = SERVERS.get(str(server.get("name", "sgd")).lower(), "FedAvgM" if server.get("momentum") else "FedAvg")
+    flat = flatten(recipe)
+    parts = []
+    for path, words in PARTS.items():
+        value = flat.get(path)
+        parts += [words[entry] for entry in (value if isinstance(value, list | tuple) else [value]) if entry in words]
     for name, settings in _table(recipe, *OBJECTIVE).items():
         word, coefficient = TERMS.get(name, (name.replace("_", " "), ""))
         value = settings.get(coefficient) if isinstance(settings, Mapping) else None
         if name != "cross_entropy" and settings is not False and value != 0:
             parts.append(word if value is None else f"{word} {_say(value)}")
-    if base == "FedAvg" and len(parts) > 1 and parts[1].startswith(("FedProx", "MOON", "FedDyn")):
-        parts.pop(0)
+    named = [part for part in parts if part in _names() or part.startswith(METHODS)]
+    parts = [*named, *(part for part in parts if part not in named)]
+    if not (named and base == "FedAvg") and not any(part.startswith(base) for part in named):
+        parts.insert(0, base)
     return " + ".join(parts)
+
+
+def _names() -> set[str]:
+    return {name for words in PARTS.values() for name in words.values()}
 
 
 def label(recipe: Recipe, differing: Sequence[Path]) -> str:
@@ -133,14 +165,14 @@ def label(recipe: Recipe, differing: Sequence[Path]) -> str:
 
 
 def _is_algorithm(path: Path) -> bool:
-    return path[:2] == OBJECTIVE or path[0] in ("server", "aggregate")
+    return path[:2] == OBJECTIVE or path[0] in ("server", "aggregate") or path in PARTS
 
 
 def _told_by_name(path: Path) -> bool:
     """Whether the name of the algorithm already says a difference at `path`."""
     if path[:2] == OBJECTIVE:
         return len(path) <= 3 or TERMS.get(path[2], ("", ""))[1] == path[3]
-    return path == ("server", "name")
+    return path == ("server", "name") or path in PARTS
 
 
 def phrase(path: Path, value: Any) -> str:
@@ -171,6 +203,8 @@ def _say(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:g}"
+    if isinstance(value, Mapping):
+        return _say(value.get("name", ""))
     if isinstance(value, list | tuple):
         return ", ".join(_say(item) for item in value)
     return SPELLINGS.get(str(value), str(value))
