@@ -19,6 +19,7 @@ from decollapse.aggregate.normalized import NormalizedMean
 from decollapse.client import ClientUpdate
 from decollapse.objective import Term
 from decollapse.sam import SAM
+from decollapse.schedule import Scheduled
 from decollapse.server import ServerOptimizer
 from decollapse.server.adaptive import FedAdagrad, FedAdam, FedYogi
 from decollapse.server.fedacg import FedACG
@@ -67,6 +68,8 @@ class Algorithm:
 
     def __post_init__(self) -> None:
         for term, server, name in MATE:
+            if any(isinstance(other, Scheduled) and isinstance(other.term, term) for other in self.client.objective):
+                raise ValueError(f"{name} takes no schedule: its other half counts on the whole term; leave it out.")
             on_client = any(isinstance(summand, term) for summand in self.client.objective)
             on_server = isinstance(self.server, server)
             if on_client and not on_server:

@@ -7,7 +7,7 @@ In a recipe it stands beside the term's settings: `schedule = { name = "warm_up"
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from decollapse.objective import LayerTerm, SendingTerm, StatefulTerm, Step, Term, Trained
@@ -126,8 +126,13 @@ class Scheduled:
         return self.term.init_state(anchor) if isinstance(self.term, StatefulTerm) else {}
 
     def next_state(self, state: Tree, trained: Trained) -> Tree:
-        """The term's, or nothing."""
-        return self.term.next_state(state, trained) if isinstance(self.term, StatefulTerm) else {}
+        """The term's, or nothing; the term finds its own value in the metrics, without the factor."""
+        if not isinstance(self.term, StatefulTerm):
+            return {}
+        factor = self.schedule(trained.broadcast.round)
+        if factor:
+            trained = replace(trained, metrics={**trained.metrics, self.name: trained.metrics[self.name] / factor})
+        return self.term.next_state(state, trained)
 
     def upload(self, before: Tree, after: Tree) -> Tree:
         """The term's, or nothing."""

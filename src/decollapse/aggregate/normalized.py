@@ -42,14 +42,15 @@ class NormalizedMean:
         num_clients = num_examples = 0
         step_sizes = 0.0
         for result in results:
-            if result.step_size is None:
+            step_size = result.step_size if result.delta else 1.0  # a measurement of buffers has nothing to divide
+            if step_size is None:
                 raise ValueError(
                     "FedNova divides each update by its number of effective steps, which SGD has and this local "
                     f"optimiser has not (client {result.client}); use sgd, or weighted_mean."
                 )
-            direction.update(result.num_examples, tree.scale(result.delta, 1 / result.step_size))
+            direction.update(result.num_examples, tree.scale(result.delta, 1 / step_size))
             buffers.update(result.num_examples, floating(result.buffers))
-            step_sizes += result.num_examples * result.step_size
+            step_sizes += result.num_examples * step_size
             num_clients += 1
             num_examples += result.num_examples
         if num_clients == 0:

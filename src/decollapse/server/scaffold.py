@@ -1,4 +1,6 @@
-"""The server's half of SCAFFOLD; the clients' half, with the paper's reference, is `terms/scaffold.py`.
+"""The server's half of SCAFFOLD; the clients' half is `terms/scaffold.py`.
+
+Karimireddy et al., ICML 2020, https://arxiv.org/abs/1910.06378, algorithm 1.
 
     w <- w + lr Delta,    c <- c + (1 / N) sum_{i in cohort} (c_i_new - c_i)
 

@@ -50,13 +50,16 @@ class _LinearAndQuadratic(Function):
             value = value + sum(torch.dot(a.flatten(), b.flatten()) for a, b in zip(linear, distances, strict=True))
         if strength:
             value = value + 0.5 * strength * sum(torch.dot(d.flatten(), d.flatten()) for d in distances)
-        ctx.linear, ctx.distances, ctx.strength = linear, distances, strength
+        ctx.save_for_backward(*params)
+        ctx.center, ctx.linear, ctx.distances, ctx.strength = center, linear, distances, strength
         return value
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """`grad (linear + strength (w - center))`."""
-        gradients = torch._foreach_mul(ctx.distances, ctx.strength)
+        # For a second derivative (create_graph) the distances have to depend on w again.
+        distances = torch._foreach_sub(ctx.saved_tensors, ctx.center) if torch.is_grad_enabled() else ctx.distances
+        gradients = torch._foreach_mul(distances, ctx.strength)
         if ctx.linear is not None:
             torch._foreach_add_(gradients, ctx.linear)
         torch._foreach_mul_(gradients, grad)
