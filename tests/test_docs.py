@@ -38,7 +38,7 @@ def commands(page: Path) -> list[list[str]]:
 def rows(page: Path, header: str) -> list[list[str]]:
     """The cells, without backticks around them, of the table whose header begins like this."""
     table = page.read_text().partition(f"\n| {header}")[2].partition("\n\n")[0]
-    return [[cell.strip().strip("`") for cell in line.strip("|").split(" | ")] for line in table.splitlines()[2:]]
+    return [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
 
 
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
@@ -123,7 +123,8 @@ def test_the_guides_own_term_trains(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert record.clients[0].metrics["small_features"] > 0
 
 
-SMALL = ["data=digits", "data.train_size=300", "data.test_size=100", "partition.min_examples=3", "engine=serial"]
+SMALL = ["data=digits", "data.train_size=300", "data.test_size=100", "rounds=1", "engine=serial"]
+DEALT = ["partition.alpha=1.0", "partition.min_examples=3"]
 
 
 def assert_default(component: Callable[..., Any], setting: str) -> None:
@@ -143,7 +144,7 @@ def documentation(component: type) -> str:
 
 
 def test_every_algorithm_is_a_row_of_the_page_of_methods() -> None:
-    chosen = [tomllib.loads(f"algorithm = {recipe}")["algorithm"] for _, _, recipe, _, _ in rows(METHODS, "method | what")]
+    chosen = [tomllib.loads(f"algorithm = {row[2]}")["algorithm"] for row in rows(METHODS, "method | what")]
     assert {name if isinstance(name, str) else name["name"] for name in chosen} == set(ALGORITHMS)
 
 
@@ -181,13 +182,12 @@ def test_the_aggregators_of_the_page_of_methods_are_those_there_are() -> None:
         assert paper(what) in documentation(aggregator)
 
 
-@pytest.mark.parametrize("recipe", blocks(METHODS, "toml"))
+@pytest.mark.parametrize("recipe", blocks(METHODS, "toml"), ids=lambda recipe: recipe.partition("\n")[0])
 def test_the_recipes_of_the_page_of_methods_train(recipe: str, tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
     path.write_text(recipe)
-    alpha = [] if "partition" in tomllib.loads(recipe) else ["partition.alpha=1.0", "partition.min_examples=3"]
-    small = [setting for setting in SMALL if "partition" not in setting]
-    *_, (record, _) = prepare(load_recipe(path, [*small, *alpha, "rounds=1", "client.epochs=1"])).run()
+    dealt = [] if "partition" in tomllib.loads(recipe) else DEALT
+    *_, (record, _) = prepare(load_recipe(path, [*SMALL, *dealt, "client.epochs=1"])).run()
     assert record.evaluation is not None
     assert record.evaluation.loss < 10
     assert not record.rejected
@@ -205,7 +205,7 @@ def test_the_commands_of_the_page_of_methods_run(
 @pytest.mark.parametrize("row", rows(METHODS, "this |"), ids=lambda row: row[0])
 def test_what_the_page_of_methods_calls_refused_is_refused(row: list[str]) -> None:
     options, when, sentence = row
-    settings = [*SMALL, "model=mlp", "rounds=1", *(word for word in shlex.split(options) if word != "-s")]
+    settings = [*SMALL, *DEALT, "model=mlp", *(word for word in shlex.split(options) if word != "-s")]
     if when == "at once":
         with pytest.raises(ValueError, match=re.escape(sentence)):
             load_recipe(None, settings)

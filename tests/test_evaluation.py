@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from decollapse.core import Output
-from decollapse.evaluation import evaluate, features
+from decollapse.evaluation import evaluate, outputs
 from decollapse.spectrum import FeatureStatistics
 
 
@@ -119,7 +119,7 @@ def test_the_input_takes_the_type_of_the_model(dtype: torch.dtype):
     model = Net().to(dtype)
     x, y = images(10)
     assert evaluate(model, x, y, num_classes=3, preprocess=to_unit).finite
-    assert features(model, x, preprocess=to_unit).dtype == dtype
+    assert outputs(model, x, preprocess=to_unit).features.dtype == dtype
 
 
 def test_a_diverged_model_is_reported_and_does_not_raise():
@@ -145,8 +145,8 @@ def test_one_bad_example_costs_the_loss_and_the_statistics_but_not_the_other_ans
 
 def test_features_come_in_the_order_of_the_examples():
     x = torch.arange(14.0).reshape(7, 2)
-    assert torch.equal(features(Scores(), x, preprocess=identity, batch_size=3), x)
-    assert not features(Net(), images(4)[0], preprocess=to_unit).requires_grad
+    assert torch.equal(outputs(Scores(), x, preprocess=identity, batch_size=3).features, x)
+    assert not outputs(Net(), images(4)[0], preprocess=to_unit).features.requires_grad
 
 
 @pytest.mark.parametrize(
@@ -169,4 +169,4 @@ def test_other_bad_input_is_a_clear_error():
     with pytest.raises(TypeError, match=r"must return decollapse\.core\.Output\(logits, features\), got Tensor"):
         evaluate(nn.Identity(), x, y, num_classes=2, preprocess=identity)
     with pytest.raises(ValueError, match="at least one example"):
-        features(Scores(), x[:0], preprocess=identity)
+        outputs(Scores(), x[:0], preprocess=identity)

@@ -13,7 +13,7 @@ from decollapse.algorithms import clients_only
 from decollapse.client import ClientUpdate
 from decollapse.core import ModelState
 from decollapse.data import IID, DataSource, Dirichlet
-from decollapse.diagnosis import measured_spectrum
+from decollapse.diagnosis.local import measured_spectrum
 from decollapse.engines.serial import Serial
 from decollapse.evaluation import evaluate
 from decollapse.experiment import EvaluationSettings, Experiment, prepare

@@ -18,7 +18,7 @@ from decollapse.feature_statistics import FeatureStatistics
 from decollapse.spectrum import Spectrum
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int, Shaped
+    from jaxtyping import Int, Shaped
 
 
 @dataclass(frozen=True)
@@ -134,14 +134,14 @@ def mean_evaluation(evaluations: Sequence[Evaluation]) -> Evaluation:
     )
 
 
-def features(
+def outputs(
     model: nn.Module,
     x: Shaped[Tensor, "n ..."],
     *,
     preprocess: Callable[[Tensor], Tensor],
     batch_size: int = 500,
-) -> Float[Tensor, "n d"]:
-    """The features of all examples in eval mode, without gradient, in the order of `x`, on the CPU.
+) -> Output:
+    """Logits and features of all examples in eval mode, without gradient, in the order of `x`, on the CPU.
 
     For small sets and measures that need the vectors themselves; `evaluate` keeps d x d sums only.
     Raises ValueError if there are no examples.
@@ -149,7 +149,8 @@ def features(
     if len(x) == 0:
         raise ValueError("features need at least one example, got none.")
     with _evaluating(model):
-        return torch.cat([output.features.cpu() for _, output in _outputs(model, x, preprocess, batch_size)])
+        parts = [output for _, output in _outputs(model, x, preprocess, batch_size)]
+    return Output(torch.cat([part.logits.cpu() for part in parts]), torch.cat([part.features.cpu() for part in parts]))
 
 
 @contextmanager

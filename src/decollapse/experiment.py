@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
@@ -16,7 +16,8 @@ from decollapse.algorithms import Algorithm
 from decollapse.client import ClientUpdate
 from decollapse.core import ClientCall, ClientResult, ModelState, derive_seed
 from decollapse.data import Dataset, DataSource, Dirichlet, FederatedData, Partition
-from decollapse.diagnosis import MeasureLocalSpectrum, Probe
+from decollapse.diagnosis.local import MeasureLocalModel, Probe
+from decollapse.diagnosis.round import RoundDiagnosis, diagnose_round
 from decollapse.engines import Engine, EngineSettings, Federation, placed
 from decollapse.engines.process import Process
 from decollapse.evaluation import Evaluation, evaluate, mean_evaluation
@@ -24,7 +25,7 @@ from decollapse.guard import GuardPolicy
 from decollapse.models import ModelBuilder, SmallCNN
 from decollapse.server import ServerOptimizer
 from decollapse.server.sgd import ServerSGD
-from decollapse.simulation import RoundRecord, ServerState, own_models, simulate
+from decollapse.simulation import ClientSummary, RoundRecord, ServerState, own_models, simulate
 
 
 @dataclass(frozen=True)
@@ -197,6 +198,7 @@ class Prepared:
                 guard=experiment.guard,
                 evaluate=self._evaluation(),
                 measure=self._local_measurement,
+                diagnose=self._diagnosis(),
             )
 
     def _evaluation(self) -> Callable[[ServerState], Evaluation | None]:
@@ -243,7 +245,26 @@ class Prepared:
         every = self.experiment.evaluation.local_every
         if every == 0 or (round % every and round != self.experiment.rounds):
             return None
-        return partial(MeasureLocalSpectrum, probe=self._probe)
+        return partial(MeasureLocalModel, probe=self._probe)
+
+    def _diagnosis(self) -> Callable[[ServerState, Sequence[ClientSummary]], RoundDiagnosis | None]:
+        """A function of a round's state and clients that owns a model to measure with."""
+        with torch.random.fork_rng(devices=[]):
+            model = placed(self.build_model(), self.experiment.engine)
+
+        def diagnosis(server: ServerState, clients: Sequence[ClientSummary]) -> RoundDiagnosis | None:
+            measured = {client.client: client.measurements for client in clients if client.measurements}
+            if not measured:
+                return None
+            state = server.evaluated(self.experiment.algorithm)
+            state.load_into(model)
+            averaged = self._probe.output(model)
+            if averaged is None:
+                return None
+            weights = {client.client: client.num_examples for client in clients}
+            return diagnose_round(averaged, state, measured, weights, self._probe)
+
+        return diagnosis
 
 
 def prepare(experiment: Experiment, dataset: Dataset | None = None) -> Prepared:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import math
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from decollapse.diagnosis import measured_spectrum
+from decollapse.diagnosis.local import measured_accuracy, measured_spectrum
 from decollapse.simulation import ClientSummary, RoundRecord
 from decollapse.spectrum import Spectrum, measure
 
@@ -29,6 +30,7 @@ def record_as_json(record: RoundRecord) -> dict[str, Any]:
             "per_class_accuracy": evaluation.per_class_accuracy,
         },
         "spectrum": _summary(evaluation.spectrum) if evaluation else None,
+        "diagnosis": record.diagnosis and _without_nan(asdict(record.diagnosis)),
         "seconds": record.seconds,
     }
 
@@ -41,6 +43,7 @@ def _client_as_json(client: ClientSummary) -> dict[str, Any]:
         "metrics": {name: _finite(value) for name, value in client.metrics.items()},
         "delta_norm": _finite(client.delta_norm),
         "spectrum": _summary(measured_spectrum(client.measurements)),
+        "probe_accuracy": measured_accuracy(client.measurements),
         "seconds": client.seconds,
     }
 
@@ -59,6 +62,15 @@ def _summary(spectrum: Spectrum | None) -> dict[str, Any] | None:
 
 def _measures(eigenvalues: Tensor) -> dict[str, float | None]:
     return {name: _finite(value) for name, value in measure(eigenvalues).items()}
+
+
+def _without_nan(value: Any) -> Any:
+    """The same nested tables and lists, with None in the place of NaN and infinity."""
+    if isinstance(value, dict):
+        return {key: _without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(entry) for entry in value]
+    return _finite(value) if isinstance(value, float) else value
 
 
 def _finite(value: float) -> float | None:

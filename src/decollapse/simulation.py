@@ -23,6 +23,8 @@ from decollapse.algorithms import Algorithm
 from decollapse.buffers import OWN_BUFFERS, Recalibrate
 from decollapse.client import PERSONAL
 from decollapse.core import MEASURED, Broadcast, ClientCall, ClientResult, ClientState, ModelState, derive_seed
+from decollapse.diagnosis.local import lasting
+from decollapse.diagnosis.round import RoundDiagnosis
 from decollapse.engines import Engine
 from decollapse.evaluation import Evaluation
 from decollapse.guard import GuardPolicy, Rejection, guarded
@@ -110,7 +112,8 @@ class RoundRecord:
         clients: those that answered, in cohort order, rejected ones included.
         rejected: those whose update did not enter the average, and why.
         evaluation: of the global model after the round; None where it was not asked for.
-        seconds: wall-clock time by part: `clients`, `evaluation`, `total`.
+        diagnosis: of the local models and their average; None where it was not asked for.
+        seconds: wall-clock time by part: `clients`, `evaluation`, `diagnosis`, `total`.
     """
 
     round: int
@@ -118,6 +121,7 @@ class RoundRecord:
     clients: tuple[ClientSummary, ...]
     rejected: tuple[Rejection, ...]
     evaluation: Evaluation | None
+    diagnosis: RoundDiagnosis | None
     seconds: dict[str, float]
 
 
@@ -204,6 +208,7 @@ def simulate(
     guard: GuardPolicy = "reject",
     evaluate: Callable[[ServerState], Evaluation | None] = lambda server: None,
     measure: Callable[[int], Callable[[ClientCall], ClientCall] | None] = lambda round: None,
+    diagnose: Callable[[ServerState, Sequence[ClientSummary]], RoundDiagnosis | None] = lambda server, clients: None,
 ) -> Iterator[tuple[RoundRecord, ServerState]]:
     """Run `algorithm` up to round `rounds`; yield what happened in each round with the state after it.
 
@@ -218,13 +223,14 @@ def simulate(
         guard: what happens to an unusable update, see `decollapse.guard`.
         evaluate: called with the state after each round, and with the initial one.
         measure: for a round, what to wrap around the client call, or None.
+        diagnose: called with the state after each round and what was measured of its clients.
     """
     if isinstance(start, ModelState):
         server = ServerState.initial(start, algorithm, num_clients=num_clients)
         began = time.perf_counter()
         evaluation = evaluate(server)
         seconds = time.perf_counter() - began
-        yield RoundRecord(0, (), (), (), evaluation, {"evaluation": seconds, "total": seconds}), server
+        yield RoundRecord(0, (), (), (), evaluation, None, {"evaluation": seconds, "total": seconds}), server
     else:
         server = start
     while server.round < rounds:
@@ -236,9 +242,17 @@ def simulate(
         )
         trained = time.perf_counter()
         evaluation = evaluate(server)
+        evaluated = time.perf_counter()
+        diagnosis = diagnose(server, clients)
+        clients = tuple(replace(client, measurements=lasting(client.measurements)) for client in clients)
         ended = time.perf_counter()
-        seconds_by_part = {"clients": trained - began, "evaluation": ended - trained, "total": ended - began}
-        yield RoundRecord(round, tuple(cohort), clients, rejected, evaluation, seconds_by_part), server
+        seconds_by_part = {
+            "clients": trained - began,
+            "evaluation": evaluated - trained,
+            "diagnosis": ended - evaluated,
+            "total": ended - began,
+        }
+        yield RoundRecord(round, tuple(cohort), clients, rejected, evaluation, diagnosis, seconds_by_part), server
 
 
 def _summary(result: ClientResult) -> ClientSummary:

@@ -1,0 +1,96 @@
+"""The four measures of neural collapse: what a classifier trained long on balanced classes tends to.
+
+Papyan, Han, Donoho, "Prevalence of Neural Collapse during the Terminal Phase of Deep Learning Training", PNAS 2020,
+https://arxiv.org/abs/2008.08186. It is no fault: features of C classes then have C - 1 dimensions, by nature.
+Dimensional collapse is to have fewer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from decollapse.spectrum import effective_rank, eigenvalues
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class NeuralCollapse:
+    """Zero is complete neural collapse in each of the first four.
+
+    Attributes:
+        nc1: within- over between-class variation, `trace(S_W pinv(S_B)) / C`.
+        nc2_norms: coefficient of variation of the lengths of the centred class means.
+        nc2_angles: mean over pairs of `|cos + 1 / (C - 1)|`: how far class means are from a simplex.
+        nc3: `||W / ||W|| - M / ||M||||_F` of the head's weights and the centred class means; None without a head.
+        nc4: share of examples that the nearest class mean classifies otherwise than the logits; None without logits.
+        between_rank: effective rank of the class means, at most C - 1.
+        within_rank: effective rank of the variation within classes.
+        num_classes: classes present, C.
+    """
+
+    nc1: float
+    nc2_norms: float
+    nc2_angles: float
+    nc3: float | None
+    nc4: float | None
+    between_rank: float
+    within_rank: float
+    num_classes: int
+
+
+def neural_collapse(
+    features: Float[Tensor, "n d"],
+    y: Int[Tensor, "n"],
+    *,
+    logits: Float[Tensor, "n classes"] | None = None,
+    head: Float[Tensor, "classes d"] | None = None,
+) -> NeuralCollapse:
+    """The measures on one set of examples; classes without examples are left out.
+
+    Raises:
+        ValueError: fewer than two classes are present.
+
+    >>> z = torch.tensor([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [-1.0, 0.0]])
+    >>> found = neural_collapse(z, torch.tensor([0, 0, 1, 1]), head=torch.tensor([[2.0, 0.0], [-2.0, 0.0]]))
+    >>> found.nc1, found.nc2_norms, found.nc2_angles, found.nc3, found.between_rank
+    (0.0, 0.0, 0.0, 0.0, 1.0)
+    """
+    present, index = y.unique(return_inverse=True)
+    if len(present) < 2:
+        raise ValueError(f"neural collapse is about classes; the examples need at least 2 of them, got {len(present)}.")
+    z = features.double()
+    counts = torch.bincount(index).double()
+    means = torch.zeros(len(present), z.shape[1], dtype=z.dtype).index_add_(0, index, z) / counts[:, None]
+    centred = means - means.mean(0)
+    within = (z - means[index]).T @ (z - means[index]) / len(z)
+    between = centred.T @ centred / len(present)
+    lengths = centred.norm(dim=1)
+    directions = centred / lengths.clamp(min=torch.finfo(z.dtype).tiny)[:, None]
+    off = ~torch.eye(len(present), dtype=torch.bool)
+    cosines = (directions @ directions.T)[off]
+    return NeuralCollapse(
+        nc1=float(torch.trace(within @ torch.linalg.pinv(between, hermitian=True)) / len(present)),
+        nc2_norms=float(lengths.std(correction=0) / lengths.mean()) if lengths.any() else 0.0,
+        nc2_angles=float((cosines + 1 / (len(present) - 1)).abs().mean()),
+        nc3=None if head is None else _duality(head.double()[present], centred),
+        nc4=None if logits is None else _disagreement(z, means, present, logits),
+        between_rank=effective_rank(eigenvalues(between)),
+        within_rank=effective_rank(eigenvalues(within)),
+        num_classes=len(present),
+    )
+
+
+def _duality(head: Tensor, means: Tensor) -> float:
+    norms = head.norm(), means.norm()
+    return float((head / norms[0] - means / norms[1]).norm()) if norms[0] > 0 and norms[1] > 0 else float("nan")
+
+
+def _disagreement(z: Tensor, means: Tensor, present: Tensor, logits: Tensor) -> float:
+    nearest = present[torch.cdist(z, means).argmin(dim=1)]
+    return float((nearest != logits.argmax(dim=1)).double().mean())
