@@ -20,6 +20,7 @@ from decollapse.experiment import EvaluationSettings, Experiment, prepare
 from decollapse.models import MLP, SimplexClassifier
 from decollapse.optim import SGD, Adam
 from decollapse.robust import Krum, TrimmedMean
+from decollapse.server.fedexp import FedExP
 from decollapse.spectrum import Spectrum
 from decollapse.terms.feddecorr import FedDecorr
 from decollapse.terms.proximal import Proximal
@@ -83,6 +84,7 @@ def test_runs_of_one_seed_start_from_the_same_weights_and_split_whatever_the_alg
         ({"client": ClientUpdate(objective=(FedDecorr(layers=("encoder.linear9",)),))}, "no layer 'encoder.linear9'"),
         ({"aggregate": Krum(num_byzantine=1)}, "needs a cohort of at least 5, got 4"),
         ({"aggregate": TrimmedMean(), "cohort_size": 2}, "needs a cohort of at least 3, got 2"),
+        ({"aggregate": Krum(num_byzantine=0), "server": FedExP()}, "FedExP needs the mean of the updates' squared"),
         ({"aggregate": NormalizedMean(), "client": ClientUpdate(optimizer=Adam())}, "this local optimiser has not"),
         ({"model": SimplexClassifier(MLP(hidden=(6,)))}, "10 classes needs at least 10 features, got 6"),
     ],

@@ -13,7 +13,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ from decollapse.aggregate.mean import WeightedMean
 from decollapse.algorithms import fedavg, with_term
 from decollapse.catalog import TERMS
 from decollapse.config import from_table, to_table
-from decollapse.core import ClientResult
+from decollapse.core import ClientResult, ModelState
 from decollapse.experiment import Experiment, prepare
 from decollapse.objective import SendingTerm, StatefulTerm, Step
 from decollapse.simulation import RoundRecord, ServerState
@@ -158,11 +158,19 @@ def test_the_term_that_remembers_and_the_one_that_sends_are_what_the_package_tak
     assert isinstance(my_method.LossReport(), SendingTerm)
 
 
+def test_the_term_that_remembers_pulls_to_the_clients_own_model_and_not_to_the_anchor(my_method: ModuleType) -> None:
+    local = ModelState({"w": torch.tensor([1.0, 3.0])})
+    term, anchor = my_method.OwnWay(strength=2.0), ModelState({"w": torch.zeros(2)})
+    state = term.next_state(term.init_state(anchor), SimpleNamespace(local=local, anchor=anchor))
+    step = SimpleNamespace(params={"w": torch.tensor([1.0, 1.0])}, anchor=anchor, state=state)
+    assert float(term(step)) == 4.0
+
+
 def test_the_recipe_with_state_and_server_trains(my_method: ModuleType) -> None:
     (first, start), (second, end) = run(experiment(WITH_A_SERVER))
-    # The first pull is to the anchor, where a client is; one step later it is not there any more.
-    assert all(client.metrics["own_way"] > 0 for client in second.clients)
     assert not first.rejected
+    assert not second.rejected
+    assert all(client.metrics["own_way"] > 0 for client in second.clients)
     sent = sum(client.num_examples * client.metrics["cross_entropy"] for client in second.clients)
     assert float(end.optimizer["loss"]) == pytest.approx(sent / sum(c.num_examples for c in second.clients), rel=1e-5)
     assert float(start.optimizer["lr"]) == 1.0

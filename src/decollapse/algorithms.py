@@ -45,6 +45,9 @@ from decollapse.terms.vacant_classes import LogitSuppression, VacantDistillation
 Compat = Literal["paper", "release"]
 """Whose numbers to give where the FedDecorr release departs from a method's paper."""
 
+TASK_LOSSES = (CrossEntropy, RestrictedSoftmax, LogitCalibration, BalancedSoftmax)
+"""Terms that take each other's place."""
+
 MATE = ((Scaffold, ServerScaffold, "scaffold"), (FedDyn, ServerFedDyn, "feddyn"))
 """Terms and servers that are two halves of one method."""
 
@@ -67,6 +70,12 @@ class Algorithm:
     server: ServerOptimizer = ServerSGD()
 
     def __post_init__(self) -> None:
+        losses = [term.name for term in self.client.objective if isinstance(term, TASK_LOSSES)]
+        if len(losses) > 1:
+            raise ValueError(
+                f"an objective has one loss of the task, got {' and '.join(losses)}; take one out, as in "
+                f"client.objective.{losses[0]}=false."
+            )
         for term, server, name in MATE:
             if any(isinstance(other, Scheduled) and isinstance(other.term, term) for other in self.client.objective):
                 raise ValueError(f"{name} takes no schedule: its other half counts on the whole term; leave it out.")
@@ -126,13 +135,19 @@ def fedprox(client: ClientUpdate = ClientUpdate(), *, mu: float = 0.01) -> Algor
 
 
 def moon(
-    client: ClientUpdate = ClientUpdate(), *, mu: float = 1.0, temperature: float = 0.5, compat: Compat = "paper"
+    client: ClientUpdate = ClientUpdate(),
+    *,
+    mu: float = 1.0,
+    temperature: float | None = None,
+    compat: Compat = "paper",
 ) -> Algorithm:
-    """Features near the global model's and away from the client's last ones; the release ignores its temperature.
+    """Features near the global model's and away from the client's last ones.
 
-    Li, He, Song, CVPR 2021, https://arxiv.org/abs/2103.16257. Its projection head is the model "projected".
+    Li, He, Song, CVPR 2021, https://arxiv.org/abs/2103.16257. Its projection head is the model "projected". The
+    temperature is 0.5 unless it is given; the release ignores its own, which makes it 1.
     """
-    return Algorithm(_adding(client, MOON(mu=mu, temperature=1.0 if compat == "release" else temperature)))
+    default = 1.0 if compat == "release" else 0.5
+    return Algorithm(_adding(client, MOON(mu=mu, temperature=default if temperature is None else temperature)))
 
 
 def fednova(client: ClientUpdate = ClientUpdate()) -> Algorithm:
@@ -191,12 +206,13 @@ def fedrs(client: ClientUpdate = ClientUpdate(), *, alpha: float = 0.5) -> Algor
     return Algorithm(_with_loss(client, RestrictedSoftmax(alpha=alpha)))
 
 
-def fedlc(client: ClientUpdate = ClientUpdate(), *, tau: float = 1.0, compat: Compat = "paper") -> Algorithm:
-    """Logits calibrated by the client's class counts; the release has tau 0.1.
+def fedlc(client: ClientUpdate = ClientUpdate(), *, tau: float | None = None, compat: Compat = "paper") -> Algorithm:
+    """Logits calibrated by the client's class counts.
 
-    Zhang et al., ICML 2022, https://arxiv.org/abs/2209.00189.
+    Zhang et al., ICML 2022, https://arxiv.org/abs/2209.00189. tau is 1 unless it is given, in the release 0.1.
     """
-    return Algorithm(_with_loss(client, LogitCalibration(tau=0.1 if compat == "release" else tau)))
+    default = 0.1 if compat == "release" else 1.0
+    return Algorithm(_with_loss(client, LogitCalibration(tau=default if tau is None else tau)))
 
 
 def fedsam(client: ClientUpdate = ClientUpdate(), *, rho: float = 0.05, adaptive: bool = False) -> Algorithm:

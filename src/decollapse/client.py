@@ -28,6 +28,7 @@ from decollapse.models.activations import forward
 from decollapse.models.parts import parameter_names
 from decollapse.objective import LayerTerm, Step, Term, Trained
 from decollapse.optim import SGD, LocalOptimizer
+from decollapse.schedule import Scheduled
 from decollapse.term_states import following_states, starting_states
 from decollapse.terms.cross_entropy import CrossEntropy
 from decollapse.terms.proximal import Proximal
@@ -111,7 +112,7 @@ class ClientUpdate:
         step_size = self.optimizer.step_size(num_steps)
         trained = Trained(local, anchor, data, broadcast, num_steps, step_size, metrics)
         states, extras = following_states(self.objective, states, trained)
-        pull = sum(term.mu for term in self.objective if isinstance(term, Proximal))
+        pull = _pull(self.objective, broadcast.round)
         result = ClientResult(
             client=data.client,
             num_examples=len(data),
@@ -194,6 +195,15 @@ class ClientUpdate:
                 for change in self.augment:
                     x = change(x, generator)
                 yield data.preprocess(x), data.y[rows], rows
+
+
+def _pull(objective: tuple[Term, ...], round: int) -> float:
+    """The strength of all proximal terms, for FedNova's effective steps."""
+    total = 0.0
+    for term in objective:
+        plain, factor = (term.term, term.schedule(round)) if isinstance(term, Scheduled) else (term, 1.0)
+        total += factor * plain.mu if isinstance(plain, Proximal) else 0.0
+    return total
 
 
 def _layers(objective: tuple[Term, ...]) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from decollapse.engines.process import Process
 from decollapse.evaluation import Evaluation, evaluate, mean_evaluation
 from decollapse.guard import GuardPolicy
 from decollapse.models import ModelBuilder, SmallCNN
-from decollapse.server import ServerOptimizer
+from decollapse.server import BroadcastingServer, ServerOptimizer
 from decollapse.server.sgd import ServerSGD
 from decollapse.simulation import ClientSummary, RoundRecord, ServerState, own_models, simulate
 
@@ -171,7 +171,10 @@ class Prepared:
         step_size = experiment.client.optimizer.step_size(1)
         result = ClientResult(0, 1, 1, delta={"w": torch.zeros(1)}, buffers={}, metrics={}, step_size=step_size)
         cohort = range(experiment.cohort_size or experiment.num_clients)
-        experiment.aggregate(replace(result, client=client) for client in cohort)
+        aggregate = experiment.aggregate(replace(result, client=client) for client in cohort)
+        if aggregate is not None and not isinstance(experiment.server, BroadcastingServer):  # SCAFFOLD wants more
+            params = {"w": torch.zeros(1)}
+            experiment.server.update(aggregate, experiment.server.init(params, num_clients=experiment.num_clients))
 
     def run(
         self,

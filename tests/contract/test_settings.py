@@ -136,7 +136,7 @@ NUMBERS = [
     for name, make in ALGORITHMS.items()
     for key, setting in inspect.signature(make).parameters.items()
     if isinstance(setting.default, float)
-]
+] + [("moon", "temperature", 0.5), ("fedlc", "tau", 1.0)]
 
 
 @cache

@@ -11,10 +11,11 @@ same model, head included.
 
 Departures. The authors keep a list of previous models, of one by default; here it is one. A client that never trained
 has no previous model: here the anchor takes its place, and L is log 2 without a gradient. The authors' code leaves L
-out in the first round of a run, and contrasts a client that joins later with its untrained network; FedDecorr's release
-(https://github.com/bytedance/FedDecorr) takes the initial weights. The three agree if every client takes part in the
-first round. That release reads a temperature and does not use it: to repeat it, set temperature = 1. A vector shorter
-than 1e-8 has no direction: its cosines, and their gradients, are 0.
+out in the first round of a run, and contrasts a client that joins later with its untrained network: the same gradients
+if every client takes part in the first round. FedDecorr's release (https://github.com/bytedance/FedDecorr) draws an
+untrained network for each client, and contrasts with it from the first round on. It reads a temperature and does not
+use it: to repeat it, set temperature = 1. A vector shorter than 1e-8 has no direction: its cosines, and their
+gradients, are 0.
 """
 
 from __future__ import annotations
