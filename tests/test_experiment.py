@@ -59,7 +59,7 @@ def test_a_local_spectrum_is_that_of_the_clients_own_model() -> None:
     # With one client, the averaged model is the local one.
     model = prepared.build_model()
     server.model.load_into(model)
-    probe = prepared._probe
+    probe = prepared.probe
     again = evaluate(model, probe.x, probe.y, num_classes=10, preprocess=probe.preprocess)
     assert isinstance(again.spectrum, Spectrum)
     torch.testing.assert_close(spectrum.covariance, again.spectrum.covariance)

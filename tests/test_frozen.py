@@ -127,7 +127,7 @@ def passes(frozen: FrozenModels, others: list[ModelState], data: ClientData) -> 
     return len(seen)
 
 
-def test_a_model_runs_once_over_the_examples_of_a_client_and_the_tree_of_its_parameters_is_what_it_is_known_by() -> None:
+def test_a_model_runs_once_over_the_examples_and_is_known_by_the_tree_of_its_parameters() -> None:
     data, twin = one_client(21), other_model()
     once = 3  # 21 examples, 8 at a time
     assert passes(models(noisy_network(), data), [OTHER], data) == once

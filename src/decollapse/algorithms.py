@@ -90,6 +90,11 @@ class Algorithm:
                     "scaffold divides a client's update by its step size, which SGD has and "
                     f"{type(self.client.optimizer).__name__} has not; set client.optimizer to sgd."
                 )
+            if on_client and self.client.personal:
+                raise ValueError(
+                    f"{name} corrects all parameters and leaves none personal; take client.personal out, got "
+                    f"{list(self.client.personal)}."
+                )
             if on_client and self.aggregate != WeightedMean(weights="uniform"):
                 raise ValueError(
                     f'{name} averages all clients alike; set aggregate = {{ name = "weighted_mean", '

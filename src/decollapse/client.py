@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from decollapse import tree
-from decollapse.buffers import BufferPolicy, own_buffers, prepare_buffers, unchanged_buffers
+from decollapse.buffers import OWN_BUFFERS, BufferPolicy, own_buffers, prepare_buffers, unchanged_buffers
 from decollapse.core import FEATURES, Broadcast, ClientData, ClientResult, ClientState, ModelState, derive_seed
 from decollapse.data.augment import Augmentation
 from decollapse.frozen import FrozenModels
@@ -52,9 +52,9 @@ class ClientUpdate:
         augment: changes of a batch, applied in order before the data set's `preprocess`.
         shuffle: a new order of the examples each epoch; False keeps the order of the data.
         buffers: what becomes of BatchNorm's statistics; see `decollapse.buffers`.
-        frozen: parts that keep the weights the server sent (FedBABU's head).
-        personal: parts whose weights each client keeps for itself (FedBN's norm). The server has the mean of them all,
-            for evaluation only: no client that has its own ever starts from it.
+        frozen: parts that keep the weights the server sent (FedBABU's head). BatchNorm's statistics follow `buffers`.
+        personal: parts whose weights each client keeps for itself (FedBN's norm). The server has the cohort's mean of
+            them, for evaluation: no client that has its own ever starts from it, and no server optimiser moves it.
     """
 
     objective: tuple[Term, ...] = (CrossEntropy(),)
@@ -73,6 +73,8 @@ class ClientUpdate:
         names = [term.name for term in self.objective]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"an objective needs at least one term and no two of the same name, got {names}.")
+        if {PERSONAL, OWN_BUFFERS} & set(names):
+            raise ValueError(f"{PERSONAL!r} and {OWN_BUFFERS!r} are what a client keeps of its model; no term's name.")
 
     def check(self, model: nn.Module, data: ClientData) -> None:
         """Raise ValueError where `model` lacks a part or layer that is named here, or nothing is left to train."""
@@ -95,11 +97,9 @@ class ClientUpdate:
         if len(data) == 0:
             raise ValueError(f"client {data.client} has no examples; a cohort takes clients with at least one.")
         broadcast.model.load_into(model)
+        ModelState(state.get(PERSONAL, {})).load_into(model)
+        anchor = ModelState.of(model)
         prepare_buffers(model, self.buffers, state)
-        received = anchor = ModelState.of(model)
-        if PERSONAL in state:
-            ModelState(state[PERSONAL]).load_into(model)
-            anchor = ModelState.of(model)
         states = starting_states(self.objective, state, anchor, data.client)
 
         seed = derive_seed("client", broadcast.seed, broadcast.round, data.client)
@@ -113,18 +113,19 @@ class ClientUpdate:
         trained = Trained(local, anchor, data, broadcast, num_steps, step_size, metrics)
         states, extras = following_states(self.objective, states, trained)
         pull = _pull(self.objective, broadcast.round)
+        personal = {name: local.params[name] for name in sorted(parameter_names(model, self.personal))}
+        delta = tree.sub(local.params, anchor.params)
         result = ClientResult(
             client=data.client,
             num_examples=len(data),
             num_steps=num_steps,
-            delta=tree.sub(local.params, received.params),
-            buffers=local.buffers,
+            delta=delta | {name: torch.zeros_like(leaf) for name, leaf in personal.items()},
+            buffers=local.buffers | personal,
             metrics=metrics,
             extras=extras,
             step_size=self.optimizer.step_size(num_steps, pull=pull) if pull else step_size,
             seconds=time.perf_counter() - started,
         )
-        personal = {name: local.params[name] for name in sorted(parameter_names(model, self.personal))}
         return result, states | own_buffers(local, self.buffers) | ({PERSONAL: personal} if personal else {})
 
     def _train(

@@ -44,6 +44,15 @@ class ModelState:
     params: Tree
     buffers: Tree = field(default_factory=dict)
 
+    def replaced(self, leaves: Tree) -> ModelState:
+        """The same model with some of its parameters and buffers replaced.
+
+        >>> ModelState({"w": torch.zeros(1)}, {"mean": torch.zeros(1)}).replaced({"mean": torch.ones(1)}).buffers
+        {'mean': tensor([1.])}
+        """
+        params = {name: leaves.get(name, leaf) for name, leaf in self.params.items()}
+        return ModelState(params, {name: leaves.get(name, leaf) for name, leaf in self.buffers.items()})
+
     @classmethod
     def of(cls, model: nn.Module) -> ModelState:
         """Copy a model's parameters and persistent buffers."""
@@ -134,8 +143,9 @@ class ClientResult:
         client: its number.
         num_examples: its weight in the average.
         num_steps: local optimiser steps taken.
-        delta: local parameters minus the broadcast's.
-        buffers: the local model's buffers as they are after training.
+        delta: local parameters minus the broadcast's; zeros for the client's personal ones.
+        buffers: the local model's buffers as they are after training, and its personal parameters: what is averaged,
+            and optimised by nobody.
         metrics: means over the local steps, one for each term of the objective, and `accuracy`.
         extras: what some methods and measurements send beside the update.
         step_size: the factor between a constant gradient and the update it would have caused (lr times FedNova's

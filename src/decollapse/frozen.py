@@ -16,6 +16,9 @@ from decollapse.core import ClientData, ModelState, Output
 from decollapse.models.activations import recorded
 from decollapse.tree import Tree
 
+REMEMBERED = 4
+"""Other models at a time; a term that makes a new one every step must not fill the memory."""
+
 
 @dataclass(frozen=True, eq=False)
 class FrozenModels:
@@ -32,13 +35,16 @@ class FrozenModels:
     layers: tuple[str, ...]
     data: ClientData | None
     batch_size: int
-    _known: dict[int, _Known] = field(default_factory=dict)
+    _known: dict[tuple[int, int], _Known] = field(default_factory=dict)
 
     def output(self, other: ModelState, x: Tensor, rows: Tensor) -> Output:
         """The output of the weights `other` on the batch `x`, the examples `rows` of the client."""
-        known = self._known.get(id(other.params))
+        key = id(other.params), id(other.buffers) if other.buffers else 0
+        known = self._known.get(key)
         if known is None:
-            known = self._known[id(other.params)] = _Known(other.params, self._laid_out(other))
+            if len(self._known) == REMEMBERED:
+                self._known.pop(next(iter(self._known)))
+            known = self._known[key] = _Known(other, self._laid_out(other))
         if self.data is None:
             return self._run(known.weights, x)
         if known.output is None:
@@ -65,9 +71,9 @@ class FrozenModels:
 
 @dataclass
 class _Known:
-    """What is known of other weights: their tree, which keeps its identity while it is here, and what they gave."""
+    """What is known of other weights: they themselves, which keeps their identity theirs, and what they gave."""
 
-    params: Tree
+    other: ModelState
     weights: Tree
     output: Output | None = None
 

@@ -35,9 +35,9 @@ def guarded(
 ) -> tuple[ClientResult | None, Rejection | None]:
     """The result to aggregate, if any, and the note to keep, if any. With a note, the client keeps its old state.
 
-    `reject` leaves an unusable result out. `abort` ends the run. `clip` puts 0
-    in place of each non-finite entry of an update and the broadcast's value in place of each non-finite buffer entry;
-    tensors that are not the model's are rejected all the same.
+    `reject` leaves an unusable result out. `abort` ends the run. `clip` puts 0 in place of each non-finite entry of an
+    update and the broadcast's value in place of each non-finite buffer entry. Tensors that are not the model's are
+    rejected all the same, and so is a client that keeps a state, which would no longer agree with its update.
 
     Raises:
         UnusableUpdateError: the result is unusable and the policy is `abort`.
@@ -51,17 +51,16 @@ def guarded(
             f"round {broadcast.round}, client {result.client}: {reason}; a smaller local learning rate may help, "
             'or guard = "reject" goes on without this client.'
         )
-    if policy == "reject" or mismatch:
+    if policy == "reject" or mismatch or state:
         return None, Rejection(result.client, reason)
     return _clipped(result, broadcast), Rejection(result.client, f"{reason}; non-finite entries put back")
 
 
 def _mismatch(result: ClientResult, broadcast: Broadcast) -> str | None:
     """How the result's tensors differ from the model's, if they do."""
-    for kind, sent, expected in (
-        ("update", result.delta, broadcast.model.params),
-        ("buffers", result.buffers, broadcast.model.buffers),
-    ):
+    params, buffers = broadcast.model.params, broadcast.model.buffers
+    personal = {name: params[name] for name in result.buffers.keys() & params.keys()}
+    for kind, sent, expected in (("update", result.delta, params), ("buffers", result.buffers, buffers | personal)):
         if sent.keys() != expected.keys():
             names = sorted(sent.keys() ^ expected.keys())
             return f"the {kind} and the model differ in {names[0]!r}"
@@ -92,6 +91,6 @@ def _clipped(result: ClientResult, broadcast: Broadcast) -> ClientResult:
     return replace(
         result,
         delta=repair(result.delta, tree.zeros_like(result.delta)),
-        buffers=repair(result.buffers, broadcast.model.buffers),
+        buffers=repair(result.buffers, broadcast.model.params | broadcast.model.buffers),
         extras=repair(result.extras, tree.zeros_like(result.extras)),
     )

@@ -189,7 +189,7 @@ def run_round(
     model, optimizer = server.model, server.optimizer
     if aggregate is not None:
         step, optimizer = algorithm.server.update(aggregate, optimizer)
-        model = ModelState(tree.add(model.params, step), model.buffers | aggregate.buffers)
+        model = ModelState(tree.add(model.params, step), model.buffers).replaced(aggregate.buffers)
         if algorithm.client.buffers == "recalibrate" and model.buffers:
             model = _recalibrated(model, algorithm, engine, replace(broadcast, model=model), averaged)
     following = ServerState(broadcast.round, model, optimizer, server.clients | states)
@@ -274,4 +274,4 @@ def _recalibrated(
     results = (result for result, _ in engine.run(Recalibrate(), broadcast, cohort, {}))
     finite = (result for result in results if all(leaf.isfinite().all() for leaf in result.buffers.values()))
     aggregate = algorithm.aggregate(finite)
-    return model if aggregate is None else ModelState(model.params, model.buffers | aggregate.buffers)
+    return model if aggregate is None else model.replaced(aggregate.buffers)

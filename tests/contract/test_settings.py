@@ -9,7 +9,7 @@ from functools import cache
 import pytest
 import torch
 from members import initial_model, small_federation
-from methods import CLIENT, METHODS
+from methods import CLIENT, HALVES, METHODS
 
 from decollapse.aggregate.mean import WeightedMean
 from decollapse.aggregate.normalized import NormalizedMean
@@ -31,7 +31,7 @@ from decollapse.algorithms import (
     scaffold,
     with_term,
 )
-from decollapse.catalog import ALGORITHMS, TERMS
+from decollapse.catalog import ALGORITHMS, SERVER_OPTIMIZERS, TERMS
 from decollapse.engines.serial import Serial
 from decollapse.robust import GeometricMedian, NormClipping, TrimmedMean
 from decollapse.schedule import Constant, Scheduled
@@ -129,6 +129,16 @@ def test_scaffold_without_a_past_is_uniform_fedavg() -> None:
 def test_fedbn_keeps_weights_and_statistics_of_its_normalisation_layers() -> None:
     kept = {state_name for state in rounds(ALGORITHMS["fedbn"](CLIENT)).clients.values() for state_name in state}
     assert kept == {"buffers", "personal"}
+
+
+@pytest.mark.parametrize("server", sorted(SERVER_OPTIMIZERS.keys() - HALVES))
+def test_a_server_keeps_the_plain_mean_of_personal_parts(server: str) -> None:
+    after = rounds(Algorithm(replace(CLIENT, personal=("head",)), server=SERVER_OPTIMIZERS[server]()), 2)
+    sizes = torch.tensor([len(small_federation().clients[client]) for client in range(5)], dtype=torch.float32)
+    for name in ("head.weight", "head.bias"):
+        own = torch.stack([after.clients[client]["personal"][name] for client in range(5)])
+        mean = torch.tensordot(sizes / sizes.sum(), own, dims=1)
+        torch.testing.assert_close(after.model.params[name], mean, rtol=1e-5, atol=1e-6)
 
 
 NUMBERS = [

@@ -41,7 +41,7 @@ def after(term: AdaptiveFedDecorr, state: Tree, value: float) -> Tree:
 def test_the_value_by_hand() -> None:
     # A dimension and its double: one direction, participation ratio 1.
     features = torch.tensor([[1.0, 2.0], [-1.0, -2.0], [3.0, 6.0]])
-    assert AdaptiveFedDecorr()(step(features, beta(0.5))).item() == pytest.approx(0.5 * SCALE)
+    assert AdaptiveFedDecorr(target=1.5)(step(features, beta(0.5))).item() == pytest.approx(0.5 * SCALE)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -49,7 +49,7 @@ def test_the_value_is_one_over_the_participation_ratio_of_the_correlations(dtype
     features = draw(9, 5, dtype=dtype)
     spectrum = torch.linalg.eigvalsh(torch.corrcoef(features.double().T))
     ratio = spectrum.sum() ** 2 / spectrum.square().sum()
-    value = AdaptiveFedDecorr()(step(features, beta(0.3))).item()
+    value = AdaptiveFedDecorr(target=4.0)(step(features, beta(0.3))).item()
     assert value == pytest.approx(0.3 * SCALE / ratio.item(), rel=1e-4)
 
 
@@ -126,12 +126,34 @@ def test_a_round_that_measured_nothing_leaves_beta_as_it_was(value: float) -> No
     assert after(AdaptiveFedDecorr(), state, value) is state
 
 
-def test_a_batch_of_one_costs_nothing() -> None:
+def test_a_batch_of_one_moves_nothing() -> None:
     features = torch.ones(1, 4, requires_grad=True)
-    value = AdaptiveFedDecorr()(step(features, beta(0.5)))
-    (gradient,) = torch.autograd.grad(value, features)
-    assert value.item() == 0.0
+    (gradient,) = torch.autograd.grad(AdaptiveFedDecorr()(step(features, beta(0.5))), features)
     assert not gradient.any()
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 9])
+def test_a_batch_that_cannot_reach_the_target_counts_as_on_target_and_keeps_its_gradient(n: int) -> None:
+    features = draw(n, 5).requires_grad_()
+    small, other = AdaptiveFedDecorr(target=8.0), AdaptiveFedDecorr(target=1e-3)
+    value = small(step(features, beta(0.3)))
+    assert value.item() == pytest.approx(0.3 * SCALE / 8)
+    gradients = [torch.autograd.grad(term(step(features, beta(0.3))), features)[0] for term in (small, other)]
+    assert torch.equal(*gradients)
+
+
+@pytest.mark.parametrize("remainder", [0, 1, 2, 4, 13])
+def test_the_size_of_the_last_batch_does_not_run_away_with_beta(remainder: int) -> None:
+    # 20 directions in 128 dimensions, whatever beta is: about on target.
+    term = AdaptiveFedDecorr(target=13.0)
+    state = term.init_state(NOTHING)
+    mix = torch.randn(20, 128, generator=torch.Generator().manual_seed(99))
+    for round in range(8):
+        generator = torch.Generator().manual_seed(round)
+        features = torch.randn(64 + remainder, 20, generator=generator) @ mix
+        values = [term(step(rows, state)).item() for rows in features.split(64)]
+        state = after(term, state, sum(values) / len(values))
+    assert 0.01 < state["beta"].item() < 0.03
 
 
 @pytest.mark.parametrize(
@@ -149,9 +171,9 @@ def test_values_and_gradients_are_finite(features: Tensor) -> None:
 
 def test_layers_are_averaged() -> None:
     features, other = draw(9, 5), draw(9, 3, seed=1)
-    term = AdaptiveFedDecorr(layers=("features", "stage"))
+    term = AdaptiveFedDecorr(target=4.0, layers=("features", "stage"))
     assert isinstance(term, LayerTerm)
-    alone = [AdaptiveFedDecorr()(step(z, beta(0.3))).item() for z in (features, other)]
+    alone = [AdaptiveFedDecorr(target=4.0)(step(z, beta(0.3))).item() for z in (features, other)]
     assert term(step(features, beta(0.3), stage=other)).item() == pytest.approx(sum(alone) / 2)
 
 

@@ -12,7 +12,7 @@ from decollapse.terms.proximal import Proximal
 STEP = SimpleNamespace(
     params={"w": torch.tensor([1.0, 2.0], requires_grad=True)},
     anchor=ModelState({"w": torch.tensor([0.0, 0.0])}),
-    output=SimpleNamespace(logits=torch.zeros(2, 4)),
+    output=SimpleNamespace(logits=torch.zeros(2, 4), features=torch.zeros(2, 3)),
     y=torch.tensor([0, 3]),
 )
 
@@ -31,7 +31,7 @@ def test_mu_zero_is_zero() -> None:
 
 
 def test_a_negative_mu_is_refused() -> None:
-    with pytest.raises(ValueError, match="cannot be negative, got -1"):
+    with pytest.raises(ValueError, match="from 0 on, got -1"):
         Proximal(mu=-1)
 
 

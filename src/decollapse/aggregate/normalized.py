@@ -48,6 +48,11 @@ class NormalizedMean:
                     "FedNova divides each update by its number of effective steps, which SGD has and this local "
                     f"optimiser has not (client {result.client}); use sgd, or weighted_mean."
                 )
+            if step_size <= 0:
+                raise ValueError(
+                    f"client {result.client} has an effective step size of {step_size:g}: its lr times the proximal "
+                    "term's mu is 2 or more, where steps overshoot; lower one of them."
+                )
             direction.update(result.num_examples, tree.scale(result.delta, 1 / step_size))
             buffers.update(result.num_examples, floating(result.buffers))
             step_sizes += result.num_examples * step_size

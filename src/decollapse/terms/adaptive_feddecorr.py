@@ -6,7 +6,9 @@ correlation spectrum, so what a client sees in a round says which way its own be
 
     log beta <- log beta + gain (log target - log measured),      within [smallest, largest]
 
-`measured` is one over the mean loss of the round.
+`measured` is one over the mean loss of the round. A batch of n has at most n - 1 dimensions; one that cannot reach the
+target is penalised like the others, but counts as on target: else a last batch of two examples would drive beta up for
+good, and one of a single example down.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ class AdaptiveFedDecorr:
     """FedDecorr whose beta each client adapts, from round to round, to a target participation ratio.
 
     Attributes:
-        target: dimensions in use, > 0. A batch of n has at most n - 1, and never more than the feature dimension.
+        target: dimensions in use, > 0. A batch of n has at most n - 1, and never more than the feature dimension; where
+            no batch has more than `target` + 1 examples, beta stays as it is.
         beta: strength in a client's first round, > 0; means what it means in `FedDecorr`, to a factor (d - 1) / d.
         gain: share of the gap, in logarithms, that a round closes, > 0; above 2 it overshoots for good.
         smallest: beta never falls below.
@@ -62,12 +65,14 @@ class AdaptiveFedDecorr:
         return {"beta": torch.tensor(self.beta, dtype=torch.float64)}
 
     def __call__(self, step: Step) -> Float[Tensor, ""]:
-        """The paper's loss at this client's beta, in FedDecorr's scale."""
+        """The paper's loss at this client's beta, in FedDecorr's scale; 1 / target in a batch that is too small."""
         loss = step.output.mean_over(self.layers, lambda z: decorrelation_loss(z, normalization="paper"))
+        if len(step.output.features) - 1 <= self.target:
+            loss = loss - loss.detach() + 1 / self.target  # the gradient stays
         return float(step.state["beta"]) * RELEASE_STRENGTH_AT_64 * loss
 
     def next_state(self, state: Tree, trained: Trained) -> Tree:
-        """The next round's beta; as it was if no batch had two examples."""
+        """The next round's beta; as it was if nothing finite was measured."""
         beta = float(state["beta"])
         loss = trained.metrics[self.name] / (beta * RELEASE_STRENGTH_AT_64)
         if not 0 < loss < math.inf:
