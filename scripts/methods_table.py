@@ -250,27 +250,27 @@ def main() -> None:
 
 HEAD = """# Every method, with and without FedDecorr
 
-CIFAR-10: 5,000 training and 2,000 test images, 10 clients, all of them in every round; ResNet-8 of width 8 with BatchNorm
-(32 features); 10 rounds of one epoch, batch 32, SGD with lr 0.05 and momentum 0.9, no augmentation. Each method at its
-defaults but for what `METHODS` in scripts/methods_table.py says; none was tuned. FedDecorr has beta 0.1, and where there is
-no BatchNorm the covariance form with beta 0.03. Means over 2 seeds ± half their difference: the same seed has the same
-split, cohorts and initial weights in every row. Chance is 10 %.
+CIFAR-10: 5,000 training and 2,000 test images, 10 clients, all of them in every round; ResNet-8 of width 8 with
+BatchNorm (32 features); 10 rounds of one epoch, batch 32, SGD with lr 0.05 and momentum 0.9, no augmentation. Each
+method at its defaults but for what `METHODS` in scripts/methods_table.py says; none was tuned. FedDecorr has beta 0.1,
+and where there is no BatchNorm the covariance form with beta 0.03. Means over 2 seeds ± half their difference: the same
+seed has the same split, cohorts and initial weights in every row. Chance is 10 %.
 
     python scripts/methods_table.py --data data/cifar10
 
 {summary}
 
-Ten rounds are a beginning: the table shows that every method trains, what it costs, and which way FedDecorr moves it here.
-It is no ranking. Differences of two or three points are within what a seed changes. "s a round" is the median over runs
-that shared two cores with other work: 20 % is noise. The effective rank is of the global model's test features; clients
-alone have no global model.
+Ten rounds are a beginning: the table shows that every method trains, what it costs, and which way FedDecorr moves it
+here. It is no ranking. Differences of two or three points are within what a seed changes. "s a round" is the median
+over runs that shared two cores with other work: 20 % is noise. The effective rank is of the global model's test
+features; clients alone have no global model.
 
 """
 
 COST = """### Cost of a term
 
-Local training with the term over local training by cross-entropy alone, A B A B in one run, medians and the middle half;
-`python benchmarks/terms.py --json docs/results/terms.json`: {settings}.
+Local training with the term over local training by cross-entropy alone, A B A B in one run, medians and the middle
+half; `python benchmarks/terms.py --json docs/results/terms.json`: {settings}.
 
 | term | ratio | middle half |
 |---|---|---|
@@ -290,10 +290,10 @@ def summary() -> str:
         gains = [100 * (pair["+ FedDecorr"]["accuracy"] - pair[""]["accuracy"]) for pair in pairs]
         ranks = [(pair["+ FedDecorr"]["effective_rank"], pair[""]["effective_rank"]) for pair in pairs]
         raised = sum(ours > theirs for ours, theirs in ranks if ours is not None and theirs is not None)
+        up, both = sum(gain > 0 for gain in gains), sum(None not in rank for rank in ranks)
         sentences.append(
             f"**{partition}**: of {len(pairs)} pairs of runs that differ in FedDecorr alone, it raises the accuracy of "
-            f"{sum(gain > 0 for gain in gains)} (mean change {statistics.fmean(gains):+.1f} points) and the effective rank of "
-            f"{raised} of {sum(None not in rank for rank in ranks)}."
+            f"{up} (mean change {statistics.fmean(gains):+.1f} points) and the effective rank of {raised} of {both}."
         )
     return "\n".join(sentences)
 
