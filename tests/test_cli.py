@@ -105,7 +105,7 @@ def test_every_method_is_listed_with_its_source(capsys: pytest.CaptureFixture[st
     assert without == {"clients_only", "cross_entropy"}
     moon = next(entry for entry in entries if (entry["where"], entry["name"]) == ("algorithm", "moon"))
     assert moon["source"] == "https://arxiv.org/abs/2103.16257"
-    assert moon["settings"] == {"mu": 1.0, "temperature": 0.5, "compat": "paper"}
+    assert moon["settings"] == {"mu": 1.0, "temperature": None, "compat": "paper"}
 
 
 @pytest.mark.parametrize("command", ["run", "resume", "compare", "report", "list", "demo"])

@@ -232,7 +232,7 @@ class Prepared:
         return evaluation
 
     @cached_property
-    def _probe(self) -> Probe:
+    def probe(self) -> Probe:
         """A fixed random part of the test set: the same for every run on these data."""
         generator = torch.Generator().manual_seed(derive_seed("probe"))
         order = torch.randperm(len(self.dataset.test_y), generator=generator)
@@ -248,7 +248,7 @@ class Prepared:
         every = self.experiment.evaluation.local_every
         if every == 0 or (round % every and round != self.experiment.rounds):
             return None
-        return partial(MeasureLocalModel, probe=self._probe)
+        return partial(MeasureLocalModel, probe=self.probe)
 
     def _diagnosis(self) -> Callable[[ServerState, Sequence[ClientSummary]], RoundDiagnosis | None]:
         """A function of a round's state and clients that owns a model to measure with."""
@@ -257,15 +257,15 @@ class Prepared:
 
         def diagnosis(server: ServerState, clients: Sequence[ClientSummary]) -> RoundDiagnosis | None:
             measured = {client.client: client.measurements for client in clients if client.measurements}
-            if not measured:
+            if not measured or own_models(server, self.experiment.algorithm):  # nothing is averaged there
                 return None
             state = server.evaluated(self.experiment.algorithm)
             state.load_into(model)
-            averaged = self._probe.output(model)
+            averaged = self.probe.output(model)
             if averaged is None:
                 return None
             weights = {client.client: client.num_examples for client in clients}
-            return diagnose_round(averaged, state, measured, weights, self._probe)
+            return diagnose_round(averaged, state, measured, weights, self.probe)
 
         return diagnosis
 
