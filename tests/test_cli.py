@@ -35,6 +35,10 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
         (["resume"], "at least one run folder"),
         (["compare"], "at least one run folder"),
         (["report", "nowhere"], "there is no folder nowhere"),
+        (["diagnose"], "at least one run folder, or --weights"),
+        (["diagnose", "nowhere"], "there is no folder nowhere"),
+        (["diagnose", "--weights", "model.pt", "--model", "mlp", "--data", "digits"], "model.pt looks like a pickle"),
+        (["diagnose", "x", "--take", "middle"], "middle"),
     ],
 )
 def test_a_mistake_is_one_sentence_on_stderr_and_exit_code_2(
@@ -108,7 +112,7 @@ def test_every_method_is_listed_with_its_source(capsys: pytest.CaptureFixture[st
     assert moon["settings"] == {"mu": 1.0, "temperature": None, "compat": "paper"}
 
 
-@pytest.mark.parametrize("command", ["run", "resume", "compare", "report", "list", "demo"])
+@pytest.mark.parametrize("command", ["run", "resume", "compare", "report", "diagnose", "list", "demo"])
 def test_every_help_has_an_example(capsys: pytest.CaptureFixture[str], command: str) -> None:
     code, out, _ = run(capsys, command, "--help")
     assert code == 0

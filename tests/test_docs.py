@@ -102,7 +102,7 @@ def test_the_commands_of_the_readme_run_and_say_what_it_shows(
 
 def test_the_guide_names_every_command() -> None:
     guide = (ROOT / "docs" / "guide.md").read_text()
-    for command in ("run", "resume", "compare", "report", "list", "demo"):
+    for command in ("run", "resume", "compare", "report", "diagnose", "list", "demo"):
         assert f"`decollapse {command}" in guide
 
 

@@ -30,7 +30,7 @@ def record_as_json(record: RoundRecord) -> dict[str, Any]:
             "per_class_accuracy": evaluation.per_class_accuracy,
         },
         "spectrum": _summary(evaluation.spectrum) if evaluation else None,
-        "diagnosis": record.diagnosis and _without_nan(asdict(record.diagnosis)),
+        "diagnosis": record.diagnosis and without_nan(asdict(record.diagnosis)),
         "seconds": record.seconds,
     }
 
@@ -64,12 +64,12 @@ def _measures(eigenvalues: Tensor) -> dict[str, float | None]:
     return {name: _finite(value) for name, value in measure(eigenvalues).items()}
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """The same nested tables and lists, with None in the place of NaN and infinity."""
     if isinstance(value, dict):
-        return {key: _without_nan(entry) for key, entry in value.items()}
+        return {key: without_nan(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(entry) for entry in value]
+        return [without_nan(entry) for entry in value]
     return _finite(value) if isinstance(value, float) else value
 
 

@@ -12,7 +12,7 @@ each local model on a common probe, and those of the averaged model, they come a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -97,24 +97,26 @@ def attribute(averaged: Float[Tensor, "n d"], local: Sequence[Float[Tensor, "n d
     (3.9, 1.0)
     """
     _check(averaged, local)
-    z, locals_ = averaged.double(), [features.double() for features in local]
-    whitened, whitened_locals = _standardized(z), [_standardized(features) for features in locals_]
     return Attribution(
-        num_examples=len(z),
-        num_features=z.shape[1],
-        num_dead=int(FeatureStatistics.of(z).dead().sum()),
-        covariance=_ranks(z, locals_),
-        correlation=_ranks(whitened, whitened_locals),
-        alignment=_alignment(z, locals_),
+        num_examples=len(averaged),
+        num_features=averaged.shape[1],
+        num_dead=int(FeatureStatistics.of(averaged).dead().sum()),
+        covariance=_ranks(averaged, local, centred),
+        correlation=_ranks(averaged, local, _standardized),
+        alignment=_alignment(averaged, local),
     )
 
 
-def _ranks(averaged: Tensor, local: list[Tensor]) -> Ranks:
+def _ranks(averaged: Tensor, local: Sequence[Tensor], scaled: Callable[[Tensor], Tensor]) -> Ranks:
+    total = torch.zeros_like(averaged, dtype=torch.float64)
+    for features in local:
+        total += features
+    side_by_side = _side_by_side(map(scaled, local), wide=len(local) * averaged.shape[1] > len(averaged))
     return Ranks(
-        local=tuple(feature_rank(features) for features in local),
-        concatenated=feature_rank(torch.cat(local, dim=1)),
-        mean=feature_rank(torch.stack(local).mean(0)),
-        averaged=feature_rank(averaged),
+        local=tuple(feature_rank(scaled(features)) for features in local),
+        concatenated=effective_rank(eigenvalues(side_by_side)),
+        mean=feature_rank(scaled(total / len(local))),
+        averaged=feature_rank(scaled(averaged)),
     )
 
 
@@ -124,8 +126,7 @@ def feature_rank(features: Float[Tensor, "n d"]) -> float:
     >>> feature_rank(torch.tensor([[1.0, 1.0, 1.0], [-1.0, -1.0, -1.0]]))
     1.0
     """
-    z = features - features.mean(0)
-    return effective_rank(eigenvalues(z.T @ z if z.shape[1] <= len(z) else z @ z.T))
+    return effective_rank(eigenvalues(_scatter(centred(features))))
 
 
 def linear_cka(a: Float[Tensor, "n d"], b: Float[Tensor, "n e"]) -> float:
@@ -138,59 +139,106 @@ def linear_cka(a: Float[Tensor, "n d"], b: Float[Tensor, "n e"]) -> float:
     >>> round(linear_cka(a, 3 * a.flip(1)), 6)
     1.0
     """
-    a, b = (a - a.mean(0)).double(), (b - b.mean(0)).double()
-    cross, mine, theirs = (a.T @ b).square().sum(), (a.T @ a).norm(), (b.T @ b).norm()
-    return float(cross / (mine * theirs)) if mine > 0 and theirs > 0 else 0.0
+    return _alikeness(_unit(a), _unit(b))
 
 
 def subspace_overlap(a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], *, directions: int) -> float:
     """`||U_a^T U_b||_F^2 / k` of the k leading principal directions: the mean squared cosine of the principal angles.
 
-    From k / d, on average over random subspaces, to 1, for the same subspace.
+    From k / d, on average over random subspaces, to 1, for the same subspace. Directions without variance are none, so
+    features with fewer than k have at most their share.
 
     >>> a = torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
     >>> subspace_overlap(a, a, directions=1), subspace_overlap(a, a.flip(1), directions=1)
     (1.0, 0.0)
     """
-    return float((_leading(a, directions).T @ _leading(b, directions)).square().sum() / directions)
+    return _overlap(_leading(a, directions), _leading(b, directions))
 
 
-def _alignment(averaged: Tensor, local: list[Tensor]) -> Alignment:
-    values = eigenvalues(_covariance(averaged))
-    held = values.cumsum(0)
+def _alignment(averaged: Tensor, local: Sequence[Tensor]) -> Alignment:
+    held = eigenvalues(_scatter(centred(averaged))).cumsum(0)
     directions = int((held < 0.9 * held[-1]).sum()) + 1 if held[-1] > 0 else 1
-    pairs = [linear_cka(a, b) for number, a in enumerate(local) for b in local[:number]]
+    leading, unit = _leading(averaged, directions), _unit(averaged)
     return Alignment(
-        cka_between=sum(pairs) / len(pairs) if pairs else 1.0,
-        cka_with_averaged=tuple(linear_cka(features, averaged) for features in local),
-        overlap_with_averaged=tuple(subspace_overlap(averaged, z, directions=directions) for z in local),
+        cka_between=_mean_cka(local),
+        cka_with_averaged=tuple(_alikeness(_unit(features), unit) for features in local),
+        overlap_with_averaged=tuple(_overlap(leading, _leading(features, directions)) for features in local),
         directions=directions,
     )
 
 
+def _mean_cka(local: Sequence[Tensor]) -> float:
+    """The mean over pairs, from one matrix: `||sum_i G_i||^2 = sum_ij <G_i, G_j>` of the scaled Gram matrices G_i."""
+    if len(local) == 1:
+        return 1.0
+    wide = len(local) * local[0].shape[1] > len(local[0])
+    every = float(_side_by_side(map(_unit, local), wide=wide).square().sum())
+    own = sum(bool(centred(features).any()) for features in local)
+    return max((every - own) / (len(local) * (len(local) - 1)), 0.0)  # rounding alone makes it negative
+
+
+def _alikeness(a: Tensor, b: Tensor) -> float:
+    return float((a.T @ b).square().sum())
+
+
+def _overlap(a: Tensor, b: Tensor) -> float:
+    return float((a.T @ b).square().sum() / a.shape[1])
+
+
 def _leading(features: Tensor, directions: int) -> Tensor:
-    """The leading principal directions, as columns."""
-    vectors: Tensor = torch.linalg.eigh(_covariance(features.double())).eigenvectors
-    return vectors[:, -directions:]
+    """The leading principal directions, as columns; those without variance are zeros."""
+    z = centred(features)
+    values, vectors = torch.linalg.eigh(z.T @ z)
+    used = values > len(values) * torch.finfo(values.dtype).eps * values[-1]
+    leading: Tensor = (vectors * used)[:, -directions:]
+    return leading
 
 
-def _covariance(features: Tensor) -> Tensor:
-    z = features - features.mean(0)
-    return z.T @ z / len(z)
+def _side_by_side(parts: Iterable[Tensor], *, wide: bool) -> Tensor:
+    """`Z^T Z` of Z = [part_1 ... part_K], or `Z Z^T` where Z is wide, and then without Z itself."""
+    if not wide:
+        return _scatter(torch.cat(list(parts), dim=1))
+    grams = (part @ part.T for part in parts)
+    total = next(grams)
+    for gram in grams:
+        total += gram
+    return total
+
+
+def _scatter(z: Tensor) -> Tensor:
+    """`Z^T Z` or `Z Z^T`, whichever is smaller: their eigenvalues are the same, zeros aside."""
+    return z.T @ z if z.shape[1] <= len(z) else z @ z.T
+
+
+def centred(features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+    """Every dimension minus its mean, float64; zeros for a constant one, of which rounding may leave something else.
+
+    >>> centred(torch.tensor([[0.1, 1.0], [0.1, 2.0], [0.1, 3.0]])).tolist()
+    [[0.0, -1.0], [0.0, 0.0], [0.0, 1.0]]
+    """
+    z = features.double()
+    shifted = z - z.mean(0)
+    return torch.where(shifted.abs().amax(0) > 1e-12 * z.abs().amax(0), shifted, 0.0)
+
+
+def _unit(features: Tensor) -> Tensor:
+    """Centred, and scaled so that `||Z Z^T||_F` is 1; constant features are zeros."""
+    z = centred(features)
+    return z / _scatter(z).norm().sqrt() if z.any() else z
 
 
 def _standardized(features: Tensor) -> Tensor:
     """Centred, every dimension over its standard deviation; a dead one is zeros."""
-    statistics = FeatureStatistics.of(features)
-    std = statistics.covariance().diagonal().sqrt()
-    return torch.where(statistics.dead(), 0.0, (features - features.mean(0)) / std)
+    z = centred(features)
+    dead = FeatureStatistics.of(features).dead()
+    return torch.where(dead, 0.0, z / z.square().mean(0).sqrt())
 
 
 def _check(averaged: Tensor, local: Sequence[Tensor]) -> None:
     if not local:
         raise ValueError("an attribution compares the averaged model with local ones, and there is none.")
     for features in (averaged, *local):
-        if features.shape != averaged.shape or features.ndim != 2:
+        if features.shape != averaged.shape or features.ndim != 2 or features.numel() == 0:
             raise ValueError(
                 f"all features must be (n, d) on the same probe, got {tuple(averaged.shape)} of the averaged model and "
                 f"{tuple(features.shape)} of a local one."

@@ -8,10 +8,12 @@ Dimensional collapse is to have fewer.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import nan
 from typing import TYPE_CHECKING
 
 import torch
 
+from decollapse.diagnosis.attribution import centred
 from decollapse.spectrum import effective_rank, eigenvalues
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NeuralCollapse:
-    """Zero is complete neural collapse in each of the first four.
+    """Zero is complete neural collapse in each of the first five. NaN where all class means are the same.
 
     Attributes:
         nc1: within- over between-class variation, `trace(S_W pinv(S_B)) / C`.
@@ -64,21 +66,22 @@ def neural_collapse(
     present, index = y.unique(return_inverse=True)
     if len(present) < 2:
         raise ValueError(f"neural collapse is about classes; the examples need at least 2 of them, got {len(present)}.")
-    z = features.double()
+    z = centred(features)  # every measure is of differences
     counts = torch.bincount(index).double()
     means = torch.zeros(len(present), z.shape[1], dtype=z.dtype).index_add_(0, index, z) / counts[:, None]
-    centred = means - means.mean(0)
+    offsets = means - means.mean(0)
     within = (z - means[index]).T @ (z - means[index]) / len(z)
-    between = centred.T @ centred / len(present)
-    lengths = centred.norm(dim=1)
-    directions = centred / lengths.clamp(min=torch.finfo(z.dtype).tiny)[:, None]
+    between = offsets.T @ offsets / len(present)
+    lengths = offsets.norm(dim=1)
+    directions = offsets / lengths.clamp(min=torch.finfo(z.dtype).tiny)[:, None]
     off = ~torch.eye(len(present), dtype=torch.bool)
     cosines = (directions @ directions.T)[off]
+    defined = 1.0 if lengths.max() > 1e-12 * z.abs().max() else nan
     return NeuralCollapse(
-        nc1=float(torch.trace(within @ torch.linalg.pinv(between, hermitian=True)) / len(present)),
-        nc2_norms=float(lengths.std(correction=0) / lengths.mean()) if lengths.any() else 0.0,
-        nc2_angles=float((cosines + 1 / (len(present) - 1)).abs().mean()),
-        nc3=None if head is None else _duality(head.double()[present], centred),
+        nc1=defined * float(torch.trace(within @ torch.linalg.pinv(between, hermitian=True)) / len(present)),
+        nc2_norms=defined * float(lengths.std(correction=0) / lengths.mean()),
+        nc2_angles=defined * float((cosines + 1 / (len(present) - 1)).abs().mean()),
+        nc3=None if head is None else defined * _duality(head.double()[present], offsets),
         nc4=None if logits is None else _disagreement(z, means, present, logits),
         between_rank=effective_rank(eigenvalues(between)),
         within_rank=effective_rank(eigenvalues(within)),
@@ -88,7 +91,7 @@ def neural_collapse(
 
 def _duality(head: Tensor, means: Tensor) -> float:
     norms = head.norm(), means.norm()
-    return float((head / norms[0] - means / norms[1]).norm()) if norms[0] > 0 and norms[1] > 0 else float("nan")
+    return float((head / norms[0] - means / norms[1]).norm()) if norms[0] > 0 and norms[1] > 0 else nan
 
 
 def _disagreement(z: Tensor, means: Tensor, present: Tensor, logits: Tensor) -> float:

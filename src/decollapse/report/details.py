@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from decollapse.report.charts import stroke
+from decollapse.report.charts import Stroke, stroke
 from decollapse.report.labels import flatten
 from decollapse.report.markup import folded, inline, swatch, table
 from decollapse.report.summary import COLUMNS, HEADINGS, MISSING, Group, SummaryRow
@@ -14,6 +14,11 @@ from decollapse.report.view import Record, RunView, is_finite, lookup
 
 MAX_CLIENTS = 200
 """Rows of a table of clients; a federation of ten thousand is not read line by line."""
+
+
+def looks(groups: Sequence[Group]) -> list[tuple[str, Stroke]]:
+    """Each group by its label, with the look of its lines."""
+    return [(group.label, stroke(index)) for index, group in enumerate(groups)]
 
 
 def comparison(rows: Sequence[SummaryRow]) -> str:
@@ -70,15 +75,16 @@ def _client_table(run: RunView) -> str:
     headings += ["update norm", *(["effective rank"] if measured else []), "seconds"]
     rows = []
     for entry in entries[:MAX_CLIENTS]:
-        values = [_number(lookup(entry, "metrics", name), 3) for name in metrics]
-        values.append(_number(entry.get("delta_norm"), 3))
-        values += [_number(lookup(entry, "spectrum", "covariance", "effective_rank"), 1)] if measured else []
-        counts = [_number(entry.get(key), 0) for key in ("num_examples", "num_steps")]
+        values = [number(lookup(entry, "metrics", name), 3) for name in metrics]
+        values.append(number(entry.get("delta_norm"), 3))
+        values += [number(lookup(entry, "spectrum", "covariance", "effective_rank"), 1)] if measured else []
+        counts = [number(entry.get(key), 0) for key in ("num_examples", "num_steps")]
         name = str(entry.get("client", MISSING))
-        rows.append([name, counts[0], _num_classes(run, entry), counts[1], *values, _number(entry.get("seconds"), 2)])
+        rows.append([name, counts[0], _num_classes(run, entry), counts[1], *values, number(entry.get("seconds"), 2)])
     left = len(entries) - len(rows)
     caption = f"{run.name}, round {run.last_round}. Terms of the objective and accuracy: means over the local steps."
-    return table(headings, rows, caption=caption + (f" {left} more clients are not listed." if left else ""))
+    caption += f" {left} more clients are not listed." if left else ""
+    return table(headings, rows, caption=caption, sortable=True)
 
 
 def _num_classes(run: RunView, entry: Record) -> str:
@@ -163,5 +169,6 @@ def _moment(value: Any) -> str:
     return f"{words[:10]} {words[11:16]} UTC" if words.endswith("+00:00") else words
 
 
-def _number(value: Any, decimals: int) -> str:
+def number(value: Any, decimals: int) -> str:
+    """A number with as many digits after the point, or `MISSING`."""
     return f"{value:.{decimals}f}" if is_finite(value) else MISSING

@@ -19,7 +19,12 @@ def inline(words: str) -> str:
 
 
 def table(
-    headings: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str = "", marks: Sequence[str] = ()
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    caption: str = "",
+    marks: Sequence[str] = (),
+    sortable: bool = False,
 ) -> str:
     """A table of text that scrolls by itself on a narrow screen; numbers are set to the right.
 
@@ -28,6 +33,7 @@ def table(
         rows: cells, as text.
         caption: what the table shows.
         marks: markup put before the first cell of each row, such as `swatch`.
+        sortable: whether a click on a heading sorts the rows.
     """
     head = "".join(f'<th scope="col">{escape(words)}</th>' for words in headings)
     lines = []
@@ -37,7 +43,8 @@ def table(
         lines.append(f'<tr><th scope="row">{mark}{inline(first)}</th>{cells}</tr>')
     # Not a <caption>: that would be as wide as the table and scroll with it.
     words = f'<p class="caption">{escape(caption)}</p>' if caption else ""
-    body = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    kind = ' class="sortable"' if sortable else ""
+    body = f"<table{kind}><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
     return f'<div class="table"><div class="scroll">{body}</div>{words}</div>'
 
 
@@ -75,6 +82,50 @@ def figure(chart: Chart, *, classes: str = "", group: str | None = None) -> str:
         f'<div class="chart" id="chart-{chart.key}" data-chart="{chart.key}" role="img" '
         f'aria-label="{escape(chart.title)}" style="height:{height}px"></div></figure>'
     )
+
+
+def grid(charts: Sequence[Chart], *, owned: bool = False) -> str:
+    """Charts side by side; `owned` ones are of the group they are titled by, and hidden with its curves."""
+    return f'<div class="grid">{"".join(figure(chart, group=chart.title if owned else None) for chart in charts)}</div>'
+
+
+def legend(groups: Sequence[tuple[str, Stroke]]) -> str:
+    """One legend for all charts: a button for each group, of its label and look."""
+    buttons = "".join(
+        f'<button type="button" aria-pressed="true" data-group="{escape(label)}">{swatch(look)}{inline(label)}</button>'
+        for label, look in groups
+    )
+    return f'<div class="legend" aria-label="Legend: click to hide or show">{buttons}</div>'
+
+
+def block(title: str, words: str, *parts: str) -> str:
+    """Charts that are read together, with how to read them; a control among the parts moves the frames of all."""
+    return f'<div class="block"><h3>{inline(title)}</h3><p class="caption">{inline(words)}</p>{"".join(parts)}</div>'
+
+
+def slider(name: str, frames: Sequence[str]) -> str:
+    """A control for the frames of a block's charts, at the last one; nothing where there is nothing to move."""
+    if len(frames) < 2:
+        return ""
+    last = len(frames) - 1
+    return (
+        f'<label class="control">{escape(name)} <input type="range" min="0" max="{last}" value="{last}" step="1" '
+        f'data-frames="{escape(" ".join(frames))}" aria-valuetext="{escape(frames[-1])}">'
+        f"<output>{escape(frames[-1])}</output></label>"
+    )
+
+
+def switch(name: str, frames: Sequence[str]) -> str:
+    """Buttons for the frames of a block's charts, the first one pressed; nothing where there is nothing to choose."""
+    if len(frames) < 2:
+        return ""
+    words = [escape(frame) for frame in frames]
+    pressed = ["true", *["false"] * (len(frames) - 1)]
+    buttons = "".join(
+        f'<button type="button" aria-pressed="{state}" data-frame="{word}">{word}</button>'
+        for word, state in zip(words, pressed, strict=True)
+    )
+    return f'<div class="control" role="group" aria-label="{escape(name)}">{buttons}</div>'
 
 
 def section(title: str, *parts: str, identity: str) -> str:

@@ -13,9 +13,9 @@ from string import Template
 
 from plotly.offline import get_plotlyjs
 
-from decollapse.report import charts, details, words
-from decollapse.report.charts import Chart, stroke
-from decollapse.report.markup import figure, inline, paragraphs, section, swatch
+from decollapse.report import charts, details, diagnosis, words
+from decollapse.report.charts import Chart
+from decollapse.report.markup import figure, grid, inline, legend, paragraphs, section
 from decollapse.report.reproduce import commands
 from decollapse.report.summary import Group, group_runs, summary_rows
 from decollapse.report.view import RunView
@@ -32,7 +32,10 @@ def page(runs: Sequence[RunView]) -> str:
     if not runs:
         raise ValueError("a report needs at least one run folder, got none.")
     groups = group_runs(runs)
-    curves, local = _curves(groups), charts.local_spectra(groups)
+    curves, found = _curves(groups), diagnosis.charts_of(groups)
+    # The diagnosis shows local spectra too, of every round.
+    told = {chart.title for chart in found.spectra}
+    local = [chart for chart in charts.local_spectra(groups) if chart.title not in told]
     maps = [*charts.label_maps(groups), *charts.per_class(groups)]
     assets = files("decollapse.report") / "assets"
     notice, plotly = _plotly()
@@ -40,8 +43,8 @@ def page(runs: Sequence[RunView]) -> str:
         title=escape(words.title(groups)),
         style=(assets / "page.css").read_text(encoding="utf-8"),
         script=(assets / "page.js").read_text(encoding="utf-8"),
-        body=_body(groups, curves, local, maps),
-        charts=_as_json([*curves, *local, *maps]),
+        body=_body(groups, found, curves, local, maps),
+        charts=_as_json([*found.all, *curves, *local, *maps]),
         plotly=plotly,
         notice=escape(notice),
     )
@@ -70,11 +73,17 @@ def _curves(groups: Sequence[Group]) -> list[Chart]:
     return [chart for chart in found if chart.figure.data]
 
 
-def _body(groups: Sequence[Group], curves: Sequence[Chart], local: Sequence[Chart], maps: Sequence[Chart]) -> str:
+def _body(
+    groups: Sequence[Group],
+    found: diagnosis.DiagnosisCharts,
+    curves: Sequence[Chart],
+    local: Sequence[Chart],
+    maps: Sequence[Chart],
+) -> str:
     rows = summary_rows(groups)
     width = next((run.num_features for group in groups for run in group.runs if run.num_features), None)
     facts = "".join(f"<li>{escape(fact)}</li>" for fact in words.facts(groups))
-    warnings = words.notes(groups)
+    warnings, key = words.notes(groups), legend(details.looks(groups))
     return "".join(
         [
             f'<header><p class="kicker">decollapse report</p><h1>{inline(words.title(groups))}</h1>',
@@ -83,8 +92,9 @@ def _body(groups: Sequence[Group], curves: Sequence[Chart], local: Sequence[Char
             details.cards(rows),
             f'<aside class="notes">{paragraphs(warnings)}</aside>' if warnings else "",
             section("Comparison", details.comparison(rows), identity="comparison"),
-            section("Curves and spectra", _legend(groups), _grid(curves), identity="curves") if curves else "",
-            section("Local models", _local_grid(local), identity="local") if local else "",
+            section("Diagnosis", diagnosis.body(groups, found), identity="diagnosis"),
+            section("Curves and spectra", key, grid(curves), identity="curves") if curves else "",
+            section("Local models", grid(local, owned=True), identity="local") if local else "",
             section("Labels and classes", *(figure(chart, classes="wide") for chart in maps), identity="labels"),
             section("Rejected updates", details.rejected(groups), identity="rejected"),
             section("Clients", details.clients(groups), identity="clients"),
@@ -94,25 +104,6 @@ def _body(groups: Sequence[Group], curves: Sequence[Chart], local: Sequence[Char
             "</main>",
         ]
     )
-
-
-def _grid(found: Sequence[Chart]) -> str:
-    return f'<div class="grid">{"".join(figure(chart) for chart in found)}</div>'
-
-
-def _local_grid(found: Sequence[Chart]) -> str:
-    """One chart a group, each owned by its group so that the legend hides it with the group's curves."""
-    return f'<div class="grid">{"".join(figure(chart, group=chart.title) for chart in found)}</div>'
-
-
-def _legend(groups: Sequence[Group]) -> str:
-    """One legend for all charts: a button for each group."""
-    buttons = "".join(
-        f'<button type="button" aria-pressed="true" data-group="{escape(group.label)}">'
-        f"{swatch(stroke(index))}{inline(group.label)}</button>"
-        for index, group in enumerate(groups)
-    )
-    return f'<div class="legend" aria-label="Legend: click to hide or show">{buttons}</div>'
 
 
 def _as_json(found: Sequence[Chart]) -> str:

@@ -3,53 +3,21 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from jaxtyping import Float
+from decollapse.report.eigenvalues import GlobalSpectra, LocalSpectra, RoundSpectra, by_round, last_global, last_local
 
 FORMAT = 1
 """The format of run folders that is read here."""
 
 Record = Mapping[str, Any]
 """One line of `records.jsonl`; any key may be absent or null."""
-
-
-@dataclass(frozen=True)
-class GlobalSpectra:
-    """Eigenvalues of the global model's features, largest first.
-
-    Attributes:
-        round: the round they were measured after.
-        covariance: of the features.
-        correlation: of the features, every dimension divided by its standard deviation first.
-    """
-
-    round: int
-    covariance: Float[np.ndarray, "d"]
-    correlation: Float[np.ndarray, "d"]
-
-
-@dataclass(frozen=True)
-class LocalSpectra:
-    """Eigenvalues of the clients' models, after local training and before averaging.
-
-    Attributes:
-        round: the round they were measured in.
-        clients: the clients measured.
-        covariance: one row for each of `clients`, largest first.
-    """
-
-    round: int
-    clients: tuple[int, ...]
-    covariance: Float[np.ndarray, "clients d"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +30,7 @@ class RunView:
         records: one for each finished round, round 0 (the untrained model) first.
         spectra: of the last round that has any, or None.
         local_spectra: of the last round that has any, or None; clients may be measured less often.
+        history: of the diagnosed rounds and of the untrained model; empty where no round was diagnosed.
     """
 
     folder: Path
@@ -69,6 +38,7 @@ class RunView:
     records: tuple[Record, ...]
     spectra: GlobalSpectra | None
     local_spectra: LocalSpectra | None
+    history: tuple[RoundSpectra, ...] = ()
 
     @property
     def name(self) -> str:
@@ -177,13 +147,15 @@ def read_run(folder: Path) -> RunView:
     if description.get("format") != FORMAT:
         found = description.get("format")
         raise ValueError(f"{folder} has format {found!r}, this version reads {FORMAT}; use the version that wrote it.")
-    files = sorted((folder / "spectra").glob("round-*.npz"), reverse=True)
+    records = _read_records(folder / "records.jsonl")
+    diagnosed = [int(record["round"]) for record in records if record.get("diagnosis")]
     return RunView(
         folder=folder,
         description=description,
-        records=_read_records(folder / "records.jsonl"),
-        spectra=next((found for file in files if (found := _global_spectra(file)) is not None), None),
-        local_spectra=next((found for file in files if (found := _local_spectra(file)) is not None), None),
+        records=records,
+        spectra=last_global(folder),
+        local_spectra=last_local(folder),
+        history=by_round(folder, [0, *diagnosed]) if diagnosed else (),
     )
 
 
@@ -201,27 +173,3 @@ def _read_records(path: Path) -> tuple[Record, ...]:
                 break
             raise ValueError(f"{path}, line {number} is not a round record ({error}); restore the file.") from error
     return tuple(records[round_] for round_ in sorted(records))
-
-
-def _global_spectra(path: Path) -> GlobalSpectra | None:
-    found = _arrays(path, "global_covariance", "global_correlation")
-    return None if found is None else GlobalSpectra(_round_of(path), *found)
-
-
-def _local_spectra(path: Path) -> LocalSpectra | None:
-    found = _arrays(path, "clients", "local_covariance")
-    return None if found is None else LocalSpectra(_round_of(path), tuple(map(int, found[0])), found[1])
-
-
-def _arrays(path: Path, *names: str) -> list[np.ndarray] | None:
-    """The named arrays of a file, or None where it does not have them all."""
-    try:
-        # Opened here, because numpy leaves a file that is no archive open.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return [arrays[name] for name in names] if set(names) <= set(arrays.files) else None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not a readable spectra file ({error}); restore it or delete it.") from error
-
-
-def _round_of(path: Path) -> int:
-    return int(path.stem.removeprefix("round-"))

@@ -49,6 +49,14 @@ def summary(rows: Sequence[SummaryRow], width: int | None) -> str:
     return f"{_sentence('; '.join(part for part in parts if part))} {_how(known)}"
 
 
+def undiagnosed(groups: Sequence[Group]) -> str:
+    """How to get a diagnosis, for groups that have none; empty where there are no such groups."""
+    if not groups:
+        return ""
+    names = _listed([group.label for group in groups])
+    return f"No diagnosis of {names}: run with -s evaluation.local_every=1 to have every round diagnosed."
+
+
 def notes(groups: Sequence[Group]) -> list[str]:
     """What a reader has to know before trusting the numbers: unfinished, empty, repeated or diverged runs."""
     return [note for group in groups for run in group.runs for note in _run_notes(run, group)] + [

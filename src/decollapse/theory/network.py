@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -35,7 +36,7 @@ class DeepLinear:
     def __post_init__(self) -> None:
         shapes = [tuple(weight.shape) for weight in self.weights]
         fit = all(len(shape) == 2 for shape in shapes) and all(
-            below[0] == above[1] for below, above in zip(shapes, shapes[1:], strict=False)
+            below[0] == above[1] for below, above in pairwise(shapes)
         )
         if len(shapes) < 2 or not fit:
             raise ValueError(
@@ -86,21 +87,22 @@ def balanced(
 ) -> DeepLinear:
     """A random start that satisfies both assumptions of the theorem, up to rounding.
 
-        sigma ~ U(scale / 2, scale), sorted;  Q_0, ..., Q_L, U random, with orthonormal columns
+        sigma evenly from scale down to scale / 2;  Q_0, ..., Q_L, U random, with orthonormal columns
         W_i     = Q_i sigma^(1/L) Q_{i-1}^T            so that  W_{i+1}^T W_{i+1} = W_i W_i^T  for i < L
         W_{L+1} = U sqrt(sigma^(2/L) + M) Q_L^T        so that  W_{L+1}^T W_{L+1} - W_L W_L^T = M I
 
-    Then Pi = Q_L sigma Q_0^T. The k-th singular value is 0 beyond k = min(width, num_inputs), and for M = 0 beyond
-    k = num_classes too: `W_{L+1}^T W_{L+1}` has rank `num_classes` at most, and the assumption asks the same of Pi.
+    Then Pi = Q_L sigma Q_0^T, and no two of its singular values are equal, so that each has a rate of its own. They are
+    0 beyond k = min(width, num_inputs), and for M = 0 beyond k = num_classes too: `W_{L+1}^T W_{L+1}` has rank
+    `num_classes` at most, and the assumption asks the same of Pi.
 
     Args:
         num_hidden: L, at least 1.
         width: d, of every hidden layer.
         num_inputs: d_in.
         num_classes: C, at least 2.
-        scale: of the largest singular values, above 0.
+        scale: the largest singular value of Pi, above 0.
         M: at least 0; above 0 only for width <= num_classes.
-        seed: decides sigma, Q and U.
+        seed: decides Q and U.
 
     Raises:
         ValueError: a number out of its range.
@@ -114,19 +116,18 @@ def balanced(
         raise ValueError(f"M must be at least 0, got {M}.")
     if M > 0 and width > num_classes:
         raise ValueError(
-            f"M = {M} is impossible with {width} features and {num_classes} classes: W_(L+1)^T W_(L+1) would have to be "
-            f"of rank {width}; take M = 0 or a width of at most {num_classes}."
+            f"M = {M} is impossible with {width} features and {num_classes} classes: W_(L+1)^T W_(L+1) would need "
+            f"rank {width}; take M = 0 or a width of at most {num_classes}."
         )
     generator = torch.Generator().manual_seed(seed)
     rank = min(width, num_inputs) if M > 0 else min(width, num_inputs, num_classes)
-    drawn = torch.rand(rank, generator=generator, dtype=torch.float64)
-    sigma = (scale * (1 + drawn) / 2).sort(descending=True).values
+    sigma = torch.linspace(scale, scale / 2, rank, dtype=torch.float64)
     inner = [_orthonormal(width, width, generator) for _ in range(num_hidden)]
     outer = _orthonormal(num_inputs, rank, generator)
     read = min(width, num_classes)
     root = torch.zeros(width, dtype=torch.float64)
     root[:rank] = sigma ** (1 / num_hidden)
-    hidden = [(above * root) @ below.T for below, above in zip(inner, inner[1:], strict=False)]
+    hidden = [(above * root) @ below.T for below, above in pairwise(inner)]
     classifier = (_orthonormal(num_classes, read, generator) * (root**2 + M).sqrt()[:read]) @ inner[-1][:, :read].T
     return DeepLinear(((inner[0][:, :rank] * root[:rank]) @ outer.T, *hidden, classifier))
 
@@ -150,7 +151,7 @@ def gaussian(
     _check_sizes(num_hidden, width, num_inputs, num_classes, gain)
     generator = torch.Generator().manual_seed(seed)
     sizes = [num_inputs, *[width] * num_hidden, num_classes]
-    pairs = zip(sizes, sizes[1:], strict=False)
+    pairs = pairwise(sizes)
     drawn = [torch.randn(out, fan_in, generator=generator, dtype=torch.float64) / fan_in**0.5 for fan_in, out in pairs]
     return DeepLinear(tuple(gain * weight for weight in drawn))
 
@@ -174,7 +175,7 @@ def balance(network: DeepLinear) -> Balance:
     >>> balance(DeepLinear((torch.tensor([[2.0]]), torch.tensor([[3.0]]))))  # one hidden layer: 9 - 4 = M
     Balance(M=5.0, error=0.0)
     """
-    gaps = [above.T @ above - below @ below.T for below, above in zip(network.weights, network.weights[1:], strict=False)]
+    gaps = [above.T @ above - below @ below.T for below, above in pairwise(network.weights)]
     M = float(gaps[-1].diagonal().mean())
     gaps[-1] = gaps[-1] - M * torch.eye(len(gaps[-1]), dtype=gaps[-1].dtype)
     size = max(float((weight.T @ weight).abs().max()) for weight in network.weights)

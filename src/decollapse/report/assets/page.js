@@ -17,13 +17,15 @@ async function loadPlotly() {
   document.head.append(script);
 }
 
-/** Draw every chart; the page has one legend, so the charts have none. */
+const FIGURES = JSON.parse(document.getElementById("charts").textContent);
+
+/** Draw every chart; the page has one legend and one control for many, so the charts have none unless they ask. */
 async function draw() {
-  const figures = JSON.parse(document.getElementById("charts").textContent);
   for (const element of document.querySelectorAll("[data-chart]")) {
-    const { data, layout } = figures[element.dataset.chart];
+    const { data, layout: asked, frames } = FIGURES[element.dataset.chart];
+    const layout = { showlegend: false, ...asked, sliders: [], autosize: true };
     const options = { ...CONFIG, toImageButtonOptions: { ...CONFIG.toImageButtonOptions, filename: element.dataset.chart } };
-    await Plotly.newPlot(element, data, { ...layout, showlegend: false, autosize: true }, options);
+    await Plotly.newPlot(element, { data, layout, frames, config: options });
   }
 }
 
@@ -35,6 +37,62 @@ function toggle(group, shown) {
   for (const element of document.querySelectorAll("[data-chart]")) {
     const traces = element.data.flatMap((trace, index) => (trace.legendgroup === group ? [index] : []));
     if (traces.length) Plotly.restyle(element, { visible: shown }, traces);
+  }
+}
+
+/** Show one frame on every chart of a control's block; a chart that has no such round keeps the last one before it. */
+function show(control, name) {
+  for (const element of control.closest(".block").querySelectorAll("[data-chart]")) {
+    const names = FIGURES[element.dataset.chart].frames.map((frame) => frame.name);
+    const before = names.filter((own) => Number(own) <= Number(name));
+    const chosen = names.includes(name) ? name : (before.at(-1) ?? names[0]);
+    const now = { mode: "immediate", frame: { duration: 0, redraw: true }, transition: { duration: 0 } };
+    // A hand that moves on before the frame is drawn interrupts it, which plotly tells as a rejection without a reason.
+    Plotly.animate(element, [chosen], now).catch((reason) => { if (reason) throw reason; });
+  }
+}
+
+function wireControls() {
+  for (const input of document.querySelectorAll("input[data-frames]")) {
+    input.addEventListener("input", () => {
+      const name = input.dataset.frames.split(" ")[input.value];
+      input.setAttribute("aria-valuetext", name);
+      input.parentElement.querySelector("output").textContent = name;
+      show(input, name);
+    });
+  }
+  for (const button of document.querySelectorAll("button[data-frame]")) {
+    button.addEventListener("click", () => {
+      for (const other of button.parentElement.children) other.setAttribute("aria-pressed", String(other === button));
+      show(button, button.dataset.frame);
+    });
+  }
+}
+
+/** Order the rows of a table by one of its columns, the largest first and then the smallest; dashes stay last. */
+function sortBy(heading) {
+  const table = heading.closest("table");
+  const descending = heading.getAttribute("aria-sort") !== "descending";
+  const number = (row) => parseFloat(row.cells[heading.cellIndex].textContent);
+  const order = (one, other) => {
+    const [a, b] = [number(one), number(other)];
+    if (Number.isNaN(a) || Number.isNaN(b)) return Number.isNaN(a) - Number.isNaN(b);
+    return descending ? b - a : a - b;
+  };
+  table.tBodies[0].append(...[...table.tBodies[0].rows].sort(order));
+  for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+  heading.setAttribute("aria-sort", descending ? "descending" : "ascending");
+}
+
+function wireTables() {
+  for (const heading of document.querySelectorAll(".sortable thead th")) {
+    heading.tabIndex = 0;
+    heading.addEventListener("click", () => sortBy(heading));
+    heading.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" && event.key !== " ") return;
+      event.preventDefault();
+      sortBy(heading);
+    });
   }
 }
 
@@ -58,6 +116,7 @@ function fitToScreen() {
 }
 
 async function main() {
+  wireTables();
   try {
     await loadPlotly();
     await draw();
@@ -71,11 +130,15 @@ async function main() {
   for (const button of document.querySelectorAll(".legend button")) {
     button.addEventListener("click", () => {
       const shown = button.getAttribute("aria-pressed") !== "true";
-      button.setAttribute("aria-pressed", String(shown));
-      toggle(button.dataset.group, shown);
+      const group = button.dataset.group;
+      for (const other of document.querySelectorAll(".legend button")) {
+        if (other.dataset.group === group) other.setAttribute("aria-pressed", String(shown));
+      }
+      toggle(group, shown);
       resizeAll();
     });
   }
+  wireControls();
   addEventListener("beforeprint", fitToPaper);
   addEventListener("afterprint", fitToScreen);
   document.documentElement.dataset.drawn = "true";

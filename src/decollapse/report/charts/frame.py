@@ -89,6 +89,30 @@ def frame(x_title: str, y_title: str) -> go.Figure:
     return figure
 
 
+def round_axis(figure: go.Figure, groups: Sequence[Group]) -> None:
+    """The same rounds, whole ones, on every chart."""
+    last = max((run.last_round for group in groups for run in group.runs), default=0) or 1
+    figure.update_xaxes(range=[-0.03 * last, 1.03 * last], tickformat="d", dtick=1 if last <= 10 else None)
+
+
+def corner(words: str) -> dict[str, object]:
+    """An annotation in the upper right corner."""
+    return {
+        "text": words, "x": 1, "y": 1, "xref": "paper", "yref": "paper", "xanchor": "right", "yanchor": "top",
+        "showarrow": False, "font": {"size": 13, "color": SOFT},
+    }  # fmt: skip
+
+
+def play(figure: go.Figure, frames: Sequence[go.Frame], *, at: int) -> None:
+    """Show frame number `at`, with a slider for the others; the page has one control for the sliders of many charts."""
+    figure.add_traces(frames[at].data)
+    figure.update_layout(frames[at].layout)
+    figure.frames = frames
+    now = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
+    steps = [{"label": one.name, "method": "animate", "args": [[one.name], now]} for one in frames]
+    figure.update_layout(sliders=[{"active": at, "steps": steps, "pad": {"t": 50}}])
+
+
 def text(words: str) -> str:
     """Words as plotly shows them literally: it would take `<b>` for markup.
 

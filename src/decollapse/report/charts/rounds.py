@@ -9,7 +9,7 @@ from statistics import fmean
 import numpy as np
 import plotly.graph_objects as go
 
-from decollapse.report.charts.frame import Chart, Stroke, frame, stroke, text, width_of
+from decollapse.report.charts.frame import Chart, Stroke, frame, round_axis, stroke, text, width_of
 from decollapse.report.summary import Group, Statistic, by_round
 from decollapse.report.view import RunView, is_finite, lookup
 
@@ -73,9 +73,7 @@ def _draw(figure: go.Figure, groups: Sequence[Group], read: Callable[[RunView], 
         unfinished = [run for run in group.runs if run not in group.compared and read(run)]
         figure.add_traces([_unfinished(run, read(run), group.label, stroke(index), digits) for run in unfinished])
     figure.update_yaxes(rangemode="tozero")
-    last = max((run.last_round for group in groups for run in group.runs), default=0) or 1
-    # Every chart has the same rounds on its axis, whole ones.
-    figure.update_xaxes(range=[-0.03 * last, 1.03 * last], tickformat="d", dtick=1 if last <= 10 else None)
+    round_axis(figure, groups)
 
 
 def _scaled(run: RunView, *, path: tuple[str, ...], scale: float) -> Series:

@@ -9,8 +9,9 @@ import numpy as np
 import plotly.graph_objects as go
 
 from decollapse.report.charts.frame import INK, Chart, Stroke, frame, said, stroke, text
+from decollapse.report.eigenvalues import LocalSpectra
 from decollapse.report.summary import Group
-from decollapse.report.view import LocalSpectra, RunView
+from decollapse.report.view import RunView
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -32,7 +33,7 @@ def global_spectrum(groups: Sequence[Group], *, of: str) -> Chart:
     for index, group, rows in found:
         if rows:
             figure.add_trace(_thick(geometric_mean(rows), group.label, stroke(index)))
-    _log_axis(figure, [row for _, _, rows in found for row in rows])
+    log_axis(figure, [row for _, _, rows in found for row in rows])
     caption = {
         "covariance": "Global model, last measured round. A curve that falls early is a collapsed representation; "
         "past its end there is nothing but rounding error. Thick: geometric mean over seeds; thin: each seed.",
@@ -59,7 +60,7 @@ def local_spectra(groups: Sequence[Group]) -> list[Chart]:
         if run.spectra is not None and run.spectra.round == local.round:
             figure.add_trace(_thick(run.spectra.covariance, "global model", Stroke(INK, "solid", "circle")))
             caption += "; black: the global model they were averaged into"
-        _log_axis(figure, rows)
+        log_axis(figure, rows)
         figure.update_layout(hovermode="closest", height=300)
         charts.append(Chart(f"local-{index}", group.label, f"{caption}.", figure))
     return charts
@@ -119,7 +120,7 @@ def _ranks(values: Float[np.ndarray, "d"]) -> np.ndarray:
     return np.arange(1, len(values) + 1, dtype=np.int32)
 
 
-def _log_axis(figure: go.Figure, rows: Sequence[Float[np.ndarray, "d"]]) -> None:
+def log_axis(figure: go.Figure, rows: Sequence[Float[np.ndarray, "d"]]) -> None:
     """Decades that hold everything shown, so that charts side by side compare."""
     logs = [np.log10(shown[np.isfinite(shown)]) for row in rows if (shown := visible(row)).size]
     ends = [(float(log.min()), float(log.max())) for log in logs if log.size]

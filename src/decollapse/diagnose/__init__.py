@@ -1,0 +1,1 @@
+"""The command `decollapse diagnose`: run folders and checkpoints in, a verdict with its numbers out."""
