@@ -7,7 +7,7 @@ in their order:
     too few examples    C < 2, or n < 10 (f + 1), or n - 1 < 2 r
     dead units          more than a fifth of the d dimensions is constant
     collapse            averaged < 0.7 r; or local < 0.35 r, where there is no reference. Its cause is
-        local training      if local training lost the larger factor: min(local, r) / r <= averaged / local
+        local training      if local training lost the larger factor: local / r <= averaged / local
         averaging           if averaging did
         collapse            (not known) if no local model was measured
     few classes         averaged >= 0.7 min(C - 1, d), yet < min(d / 2, 2 (C - 1)): no collapse, and few dimensions
@@ -149,8 +149,8 @@ def _cause(e: Evidence) -> Cause:
     if e.averaged_rank < ENOUGH * r or locally:
         if local is None:
             return "collapse"
-        # The two factors of rule "local training", multiplied out: a rank may be 0.
-        return "local_training" if min(local, r) * local <= e.averaged_rank * r else "averaging"
+        # local / r <= averaged / local, multiplied out because a rank may be 0.
+        return "local_training" if local * local <= e.averaged_rank * r else "averaging"
     most = e.num_classes - 1
     few = ENOUGH * min(most, e.num_features) <= e.averaged_rank < min(e.num_features / 2, 2 * most)
     return "few_classes" if few else "no_collapse"
