@@ -30,7 +30,7 @@ from decollapse.spectrum import effective_rank
 
 TINY = [
     *("data=digits", "data.train_size=200", "model=mlp", "model.hidden=[24,24]", "partition.min_examples=5"),
-    *("num_clients=4", "client.epochs=2", "rounds=2", "engine=serial"),
+    *("num_clients=4", "client.epochs=2", "rounds=2", "engine=serial", "server.momentum=0.5"),
 ]
 CIFAR10 = Path(__file__).resolve().parents[1] / "docs" / "results" / "cifar10"
 OF_DIGITS = ("--model", "mlp", "--data", "digits")

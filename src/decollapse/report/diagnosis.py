@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from decollapse.diagnosis.verdict import ENOUGH
+from decollapse.diagnosis.verdict import ENOUGH, ENOUGH_LOCALLY
 from decollapse.report import charts, words
 from decollapse.report.charts import Chart
 from decollapse.report.details import MAX_CLIENTS, looks, number
@@ -24,28 +24,29 @@ from decollapse.report.markup import (
     switch,
     table,
 )
-from decollapse.report.summary import MISSING, Column, Group
+from decollapse.report.summary import MISSING, Column, Group, Statistic
 
 KINDS = {
-    "no_collapse": "good", "few_classes": "good", "local_training": "bad", "averaging": "bad", "dead_units": "bad",
-    "too_few_examples": "unsure",
+    "no_collapse": "good", "few_classes": "good", "local_training": "bad", "averaging": "bad", "collapse": "bad",
+    "dead_units": "bad", "too_few_examples": "unsure",
 }  # fmt: skip
 """How a verdict is marked; one of another name is unsure."""
 
 SPECTRA = (
     "A line that falls early is a model that uses few dimensions. Where the thin lines fall early, local training "
-    "collapses; where the black line falls before them, averaging does. Round 0 is the untrained model."
+    "loses them; where the black line falls well before the thin ones, averaging does. Round 0 is the untrained model."
 )
 RANKS = (
     "How many dimensions are used, before and after averaging. Colour: the local models, median and lowest to highest "
     "client. Dashed: all their features side by side, what they know together. Dotted: the mean of their features. "
-    "Black: the averaged model. Colour low: local training collapses. Colour high and black low: averaging does. "
+    "Black: the averaged model. Colour low: local training loses dimensions. Black far below colour: averaging does. "
     "The correlation sets every dimension's scale aside."
 )
 EVIDENCE_CAPTION = (
     "What the verdicts rest on: effective ranks of the covariance on one probe, in the round given, mean ± sample "
     "standard deviation over seeds. "
-    f"Expected: the rank of a healthy model, of which {100 * ENOUGH:.0f} % is enough."
+    f"Expected: what a healthy model uses at least; {100 * ENOUGH:.0f} % of it is enough for the averaged model, "
+    f"{100 * ENOUGH_LOCALLY:.0f} % for the local ones."
 )
 FURTHER_CAPTION = (
     "NC1 to NC4: distance from neural collapse, which is no fault; 0 is complete. Agreement: 1 for equal updates, "
@@ -142,11 +143,16 @@ def _numbers(found: dict[str, list[Finding]], marks: dict[str, str], columns: Se
     """A row a setting; columns that no run has a number for are left out."""
     known = [column for column in columns if any(statistic(column, diagnosed) for diagnosed in found.values())]
     rows = [
-        [label, _rounds(diagnosed), *(column.show(statistic(column, diagnosed)) for column in known)]
+        [label, _rounds(diagnosed), *(column.show(_settled(statistic(column, diagnosed))) for column in known)]
         for label, diagnosed in found.items()
     ]
     headings = ["setting", "round", *(column.title for column in known)]
     return table(headings, rows, caption=caption, marks=[marks[label] for label in found])
+
+
+def _settled(known: Statistic | None) -> Statistic | None:
+    """Without a standard deviation of 0: most of these numbers are sizes, the same for every seed."""
+    return known if known is None or known.std else replace(known, std=None)
 
 
 def _rounds(found: Sequence[Finding]) -> str:

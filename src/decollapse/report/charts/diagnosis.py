@@ -14,6 +14,8 @@ from decollapse.report.diagnosed import client_rows, expected_rank, findings, ra
 from decollapse.report.summary import Group, by_round
 from decollapse.report.view import RunView
 
+LEGEND = {"y": -0.2, "font": {"size": 12}, "entrywidth": 0.46, "entrywidthmode": "fraction", "itemsizing": "trace"}
+"""Two columns, on a phone as well: one below the other leaves no room for the chart."""
 KINDS = ("covariance", "correlation")
 
 
@@ -34,7 +36,7 @@ def attribution(groups: Sequence[Group]) -> list[Chart]:
             continue
         figure = frame("round", "")
         round_axis(figure, groups)
-        figure.update_layout(height=350, showlegend=True, legend={"y": -0.2, "font": {"size": 12}})
+        figure.update_layout(height=350, showlegend=True, legend=LEGEND)
         play(figure, frames, at=0)
         charts.append(Chart(f"attribution-{index}", group.label, _last_ranks(group, frames[0].name), figure))
     return charts
@@ -84,10 +86,10 @@ def _ranks(group: Group, kind: str, look: Stroke) -> list[go.Scatter]:
     line = partial(_line, group, kind)
     return [
         _range(low, high, look),
-        line("concatenated", "side by side", color=SOFT, dash="dash", width=1.8),
-        line("mean", "mean of features", color=SOFT, dash="dot", width=1.8),
         _curve(middle, "local models", color=look.color, dash="solid", width=2.2),
         line("averaged", "averaged model", color=INK, dash="solid", width=2.6),
+        line("concatenated", "side by side", color=SOFT, dash="dash", width=1.8),
+        line("mean", "mean of features", color=SOFT, dash="dot", width=1.8),
     ]
 
 
@@ -117,13 +119,12 @@ def _rank_layout(group: Group, kind: str, top: float) -> dict[str, object]:
     """The axis of a frame, and for the covariance, which verdicts are made from, the rank that is enough."""
     expected = [rank for finding in findings(group) if (rank := expected_rank(finding.diagnosis)) is not None]
     axis = {"range": [0, top], "title": {"text": f"effective rank of the {kind}"}}
-    if kind != "covariance" or not expected:
-        return {"yaxis": axis, "shapes": [], "annotations": []}
-    enough = ENOUGH * fmean(expected)
+    # Every frame has the line, shown or not: plotly keeps what a frame does not name.
+    shown, enough = kind == "covariance" and bool(expected), ENOUGH * fmean(expected or [0.0])
     line = {"color": SOFT, "width": 1, "dash": "solid"}
     shape = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": enough, "y1": enough, "line": line}
     words = corner(f"enough: {enough:.1f}") | {"yref": "y", "y": enough, "yanchor": "bottom"}
-    return {"yaxis": axis, "shapes": [shape], "annotations": [words]}
+    return {"yaxis": axis, "shapes": [shape | {"visible": shown}], "annotations": [words | {"visible": shown}]}
 
 
 def _top(groups: Sequence[Group], kind: str) -> float:
