@@ -142,6 +142,51 @@ def write_run(tmp_path: Path) -> WriteRun:
     return write
 
 
+Diagnose = Callable[..., Callable[[dict[str, Any]], dict[str, Any]]]
+"""`diagnose(rank=6.0, cause="no_collapse", ...)`: what to give `write_run` as `change`, for rounds 3 and 6."""
+
+
+@pytest.fixture
+def diagnose() -> Diagnose:
+    def diagnosis_of(
+        rank: float = 12.0,
+        cause: str = "no_collapse",
+        sentence: str = "No collapse.",
+        remedy: str = "Nothing to repair.",
+        also: Mapping[str, Any] = {},
+    ) -> Callable[[dict[str, Any]], dict[str, Any]]:
+        def change(record: dict[str, Any]) -> dict[str, Any]:
+            if record["round"] == 0 or record["round"] % 3:
+                return record
+            steps = np.arange(NUM_CLIENTS) / NUM_CLIENTS
+            local = (rank + 2 * steps + 0.1 * record["round"]).tolist()
+            ranks = {"local": local, "concatenated": 3 * rank, "mean": 0.9 * rank, "averaged": rank}
+            sizes = {"num_examples": 2000, "num_features": NUM_FEATURES, "num_dead": 1}
+            alignment = {"cka_between": 0.5, "cka_with_averaged": (0.6 + 0.2 * steps).tolist(), "directions": 4}
+            alignment["overlap_with_averaged"] = (0.3 + 0.2 * steps).tolist()
+            found = {
+                "verdict": {"cause": cause, "sentence": sentence, "remedy": remedy},
+                "evidence": {**sizes, "num_classes": 10, "averaged_rank": rank, "local_ranks": local},
+                "attribution": {
+                    **sizes,
+                    "covariance": ranks,
+                    "correlation": {**ranks, "averaged": 2 * rank},
+                    "alignment": alignment,
+                },
+                "clients": list(range(NUM_CLIENTS)),
+                "neural_collapse": {"nc1": 0.7, "nc2_norms": 0.2, "nc2_angles": 0.1, "nc3": None, "nc4": 0.3},
+                "drift": {"norms": (1 + steps).tolist(), "cosines": (0.8 - steps).tolist(), "agreement": 0.2},
+                "lost_variance": 0.08,
+                **also,
+            }
+            clients = [{**client, "probe_accuracy": 0.3 + 0.01 * client["client"]} for client in record["clients"]]
+            return {**record, "diagnosis": found, "clients": clients}
+
+        return change
+
+    return diagnosis_of
+
+
 @pytest.fixture
 def two_groups(write_run: WriteRun) -> list[Path]:
     """FedAvg and FedAvg + FedDecorr 0.1, three seeds each."""

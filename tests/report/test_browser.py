@@ -132,6 +132,128 @@ def test_markup_in_names_is_shown_as_it_is_written(visit, write_run, tmp_path: P
     assert found.console == []
 
 
+@pytest.fixture
+def diagnosed(write_run, diagnose, tmp_path: Path) -> Path:
+    """A report of FedAvg, collapsed, and FedAvg + FedDecorr 0.1, two seeds each."""
+    bad = diagnose(rank=3.0, cause="local_training", sentence="Local training collapses the features.")
+    changes = {None: bad, 0.1: diagnose()}
+    folders = [
+        write_run(f"{beta}-{seed}", beta=beta, seed=seed, change=change)
+        for beta, change in changes.items()
+        for seed in range(2)
+    ]
+    return write_report(folders, tmp_path / "report.html")
+
+
+def averaged_line(found: Visit, index: int) -> str:
+    """The path of an averaged model's spectrum as it is in the picture: the last one, over those of local models."""
+    script = "n => [...document.querySelectorAll(`#chart-evolution-${n} .trace path.js-line`)].at(-1).getAttribute('d')"
+    return found.page.evaluate(script, index)
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_a_diagnosis_is_drawn_without_errors_requests_or_overflow(
+    visit, diagnosed: Path, tmp_path: Path, width: int
+) -> None:
+    found = visit(diagnosed, width)
+    part = found.page.locator("#diagnosis")
+    assert part.locator(".verdict.bad .finding").text_content() == "Local training collapses the features."
+    assert part.locator(".verdict.good").is_visible()
+    expected = {"evolution-0": 2, "evolution-1": 2, "attribution-0": 5, "attribution-1": 5, "classes-rank": 2}
+    traces = found.traces()
+    assert {key: traces[key] for key in expected} == expected
+    assert found.console == []
+    assert [url for url in found.requests if not url.startswith(("file:", "data:", "blob:"))] == []
+    assert found.page.evaluate("document.documentElement.scrollWidth") <= width
+    for details in part.locator("summary").all():
+        details.click()
+    assert found.page.evaluate("document.documentElement.scrollWidth") <= width
+    part.screenshot(path=str(tmp_path / f"diagnosis-{width}.png"))
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_the_slider_moves_the_spectra_of_all_settings_and_says_the_round(visit, diagnosed: Path, width: int) -> None:
+    found = visit(diagnosed, width)
+    slider = found.page.get_by_label("Round")
+    charts = [found.page.locator(f"#chart-evolution-{index}") for index in range(2)]
+    last = [averaged_line(found, index) for index in range(2)]
+    for press, round_ in (("ArrowLeft", "3"), ("ArrowLeft", "0"), ("End", "6")):
+        slider.press(press)
+        for chart in charts:
+            chart.locator(".annotation-text", has_text=f"round {round_}").wait_for()
+        assert found.page.locator("#diagnosis output").text_content() == round_
+        assert slider.get_attribute("aria-valuetext") == round_
+        assert [averaged_line(found, index) == last[index] for index in range(2)] == [round_ == "6"] * 2
+        assert found.traces()["evolution-0"] == (1 if round_ == "0" else 2)
+    assert found.console == []
+
+
+def test_a_slider_that_is_dragged_fast_ends_where_it_was_left(visit, diagnosed: Path) -> None:
+    found = visit(diagnosed)
+    found.page.get_by_label("Round").evaluate(
+        "e => { for (const at of [0, 1, 2, 1, 0, 2, 1]) { e.value = at; e.dispatchEvent(new Event('input')); } }"
+    )
+    for index in range(2):
+        found.page.locator(f"#chart-evolution-{index} .annotation-text", has_text="round 3").wait_for()
+    found.page.wait_for_timeout(200)
+    assert found.console == []
+
+
+def test_the_switch_shows_ranks_of_the_correlation_and_back(visit, diagnosed: Path) -> None:
+    found = visit(diagnosed)
+    title, enough = found.page.locator("#chart-attribution-1 .ytitle"), "#chart-attribution-1 .annotation-text"
+    assert found.page.locator(enough).text_content() == "enough: 6.3"
+    for kind, marks in (("correlation", 0), ("covariance", 1)):
+        button = found.page.get_by_role("button", name=kind)
+        button.click()
+        found.page.wait_for_function(
+            "kind => document.querySelector('#chart-attribution-1 .ytitle').textContent.endsWith(kind)", arg=kind
+        )
+        assert title.text_content() == f"effective rank of the {kind}"
+        assert found.page.locator(enough).count() == marks
+        assert button.get_attribute("aria-pressed") == "true"
+        assert found.page.locator("#diagnosis [data-frame][aria-pressed=true]").count() == 1
+    assert found.console == []
+
+
+def test_a_setting_hidden_in_one_legend_is_hidden_everywhere_also_after_the_slider_moved(
+    visit, diagnosed: Path
+) -> None:
+    found = visit(diagnosed)
+    button = found.page.locator("#diagnosis .legend button", has_text="FedDecorr")
+    button.click()
+    found.page.get_by_label("Round").press("ArrowLeft")
+    found.page.locator("#chart-evolution-0 .annotation-text", has_text="round 3").wait_for()
+    assert not found.page.locator("#chart-evolution-1").is_visible()
+    assert found.traces()["classes-rank"] == 1
+    other = found.page.locator("#curves .legend button", has_text="FedDecorr")
+    assert other.get_attribute("aria-pressed") == "false"
+    other.click()
+    assert button.get_attribute("aria-pressed") == "true"
+    found.page.locator("#chart-evolution-1 .annotation-text", has_text="round 3").wait_for()
+    sizes = [found.page.locator(f"#chart-evolution-{index} svg.main-svg").first.bounding_box() for index in range(2)]
+    assert sizes[0]["width"] == sizes[1]["width"]
+    assert found.console == []
+
+
+def test_a_click_on_a_heading_sorts_the_clients_and_another_turns_them_round(visit, diagnosed: Path) -> None:
+    found = visit(diagnosed)
+    found.page.locator("#diagnosis summary", has_text="FedDecorr").click()
+    table = found.page.locator("#diagnosis details[open] table").first
+    heading = table.locator("thead th", has_text="examples")
+
+    def column() -> list[float]:
+        return [float(cell) for cell in table.locator("tbody td:nth-child(3)").all_text_contents()]
+
+    heading.click()
+    assert column() == sorted(column(), reverse=True)
+    assert heading.get_attribute("aria-sort") == "descending"
+    heading.press("Enter")
+    assert column() == sorted(column())
+    assert table.locator("[aria-sort]").count() == 1
+    assert found.console == []
+
+
 @pytest.mark.parametrize("finished", [None, 0])
 def test_a_run_that_has_hardly_begun_makes_a_sound_page(visit, write_run, tmp_path: Path, finished: int | None) -> None:
     found = visit(write_report([write_run("a", finished=finished)], tmp_path / "report.html"), 400)

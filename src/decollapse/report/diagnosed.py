@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 from decollapse.diagnosis.verdict import Evidence
 from decollapse.report.summary import Column, Group, Statistic
-from decollapse.report.view import Record, RunView, is_finite, lookup
+from decollapse.report.view import Record, RunView, is_diagnosed, is_finite, lookup
 
 EVIDENCE = (
     Column("averaged", "averaged model", ("attribution", "covariance", "averaged")),
@@ -111,7 +111,7 @@ def findings(group: Group) -> list[Finding]:
     """The last diagnosis of each compared run that has one."""
     found = []
     for run in group.compared:
-        diagnosed = [record for record in run.records if isinstance(record.get("diagnosis"), Mapping)]
+        diagnosed = [record for record in run.records if is_diagnosed(record)]
         found += [Finding(run, diagnosed[-1])] if diagnosed else []
     return found
 

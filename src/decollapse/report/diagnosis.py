@@ -93,7 +93,8 @@ def charts_of(groups: Sequence[Group]) -> DiagnosisCharts:
 def body(groups: Sequence[Group], drawn: DiagnosisCharts) -> str:
     """The part of the page; a sentence that says how to get it where no run has a diagnosis."""
     found = {group.label: findings(group) for group in groups}
-    missing = paragraphs([line] if (line := words.undiagnosed([g for g in groups if not found[g.label]])) else [])
+    line = words.undiagnosed([group for group in groups if not found[group.label]], groups)
+    missing = paragraphs([line], classes="undiagnosed") if line else ""
     if not any(found.values()):
         return missing
     marks = {label: swatch(look) for label, look in looks(groups)}
@@ -104,10 +105,7 @@ def body(groups: Sequence[Group], drawn: DiagnosisCharts) -> str:
             f'<div class="cards">{verdicts}</div>',
             missing,
             _numbers(known, marks, EVIDENCE, EVIDENCE_CAPTION),
-            legend(looks(groups)) if drawn.all else "",
-            _spectra(drawn.spectra),
-            _ranks(drawn.ranks),
-            *(figure(chart, classes="wide") for chart in drawn.classes),
+            _charts(groups, drawn) if drawn.all else "",
             _clients(known),
             folded("Neural collapse, alignment and drift", _numbers(known, marks, FURTHER, FURTHER_CAPTION)),
         ]
@@ -157,6 +155,13 @@ def _settled(known: Statistic | None) -> Statistic | None:
 
 def _rounds(found: Sequence[Finding]) -> str:
     return ", ".join(map(str, sorted({finding.round for finding in found})))
+
+
+def _charts(groups: Sequence[Group], drawn: DiagnosisCharts) -> str:
+    """A part of their own, which the legend does not leave."""
+    classes = [figure(chart, classes="wide") for chart in drawn.classes]
+    parts = [legend(looks(groups)), _spectra(drawn.spectra), _ranks(drawn.ranks), *classes]
+    return f'<div class="drawn">{"".join(parts)}</div>'
 
 
 def _spectra(drawn: Sequence[Chart]) -> str:

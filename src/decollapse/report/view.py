@@ -127,6 +127,11 @@ def is_finite(value: Any) -> bool:
     return isinstance(value, int | float) and bool(np.isfinite(value))
 
 
+def is_diagnosed(record: Record) -> bool:
+    """Whether a round has a diagnosis with anything in it."""
+    return isinstance(record.get("diagnosis"), Mapping) and bool(record["diagnosis"])
+
+
 def read_run(folder: Path) -> RunView:
     """Read a run folder, finished or not.
 
@@ -148,7 +153,7 @@ def read_run(folder: Path) -> RunView:
         found = description.get("format")
         raise ValueError(f"{folder} has format {found!r}, this version reads {FORMAT}; use the version that wrote it.")
     records = _read_records(folder / "records.jsonl")
-    diagnosed = [int(record["round"]) for record in records if record.get("diagnosis")]
+    diagnosed = [int(record["round"]) for record in records if is_diagnosed(record)]
     return RunView(
         folder=folder,
         description=description,

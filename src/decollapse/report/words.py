@@ -49,12 +49,12 @@ def summary(rows: Sequence[SummaryRow], width: int | None) -> str:
     return f"{_sentence('; '.join(part for part in parts if part))} {_how(known)}"
 
 
-def undiagnosed(groups: Sequence[Group]) -> str:
-    """How to get a diagnosis, for groups that have none; empty where there are no such groups."""
-    if not groups:
+def undiagnosed(missing: Sequence[Group], groups: Sequence[Group]) -> str:
+    """How to get a diagnosis for those of `groups` that have none; empty where there are no such groups."""
+    if not missing:
         return ""
-    names = _listed([group.label for group in groups])
-    return f"No diagnosis of {names}: run with -s evaluation.local_every=1 to have every round diagnosed."
+    whose = "these runs" if len(missing) == len(groups) else _listed([group.label for group in missing])
+    return f"No diagnosis of {whose}: run with -s evaluation.local_every=1 to have every round diagnosed."
 
 
 def notes(groups: Sequence[Group]) -> list[str]:

@@ -14,7 +14,7 @@ from decollapse.report.diagnosed import client_rows, expected_rank, findings, ra
 from decollapse.report.summary import Group, by_round
 from decollapse.report.view import RunView
 
-LEGEND = {"y": -0.2, "font": {"size": 12}, "entrywidth": 0.46, "entrywidthmode": "fraction", "itemsizing": "trace"}
+LEGEND = {"y": -0.2, "font": {"size": 12}, "entrywidth": 0.5, "entrywidthmode": "fraction", "itemsizing": "trace"}
 """Two columns, on a phone as well: one below the other leaves no room for the chart."""
 KINDS = ("covariance", "correlation")
 
@@ -86,10 +86,10 @@ def _ranks(group: Group, kind: str, look: Stroke) -> list[go.Scatter]:
     line = partial(_line, group, kind)
     return [
         _range(low, high, look),
-        _curve(middle, "local models", color=look.color, dash="solid", width=2.2),
-        line("averaged", "averaged model", color=INK, dash="solid", width=2.6),
+        _curve(middle, "local", color=look.color, dash="solid", width=2.2),
+        line("averaged", "averaged", color=INK, dash="solid", width=2.6),
         line("concatenated", "side by side", color=SOFT, dash="dash", width=1.8),
-        line("mean", "mean of features", color=SOFT, dash="dot", width=1.8),
+        line("mean", "mean", color=SOFT, dash="dot", width=1.8),
     ]
 
 

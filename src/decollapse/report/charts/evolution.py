@@ -73,7 +73,7 @@ def _locals(spectra: RoundSpectra, look: Stroke) -> go.Scatter:
     if spectra.local is not None:
         pairs = zip(spectra.local.clients, spectra.local.covariance, strict=True)
         for client, values in list(pairs)[:MAX_CLIENTS]:
-            ranks, heights = _thinned(values)
+            ranks, heights = thinned(values)
             x, y, clients = [*x, *ranks, None], [*y, *heights, None], [*clients, *[client] * len(ranks), None]
     return go.Scatter(
         x=x, y=y, customdata=clients, mode="lines", line={"color": look.color, "width": 1}, opacity=0.5,
@@ -82,14 +82,14 @@ def _locals(spectra: RoundSpectra, look: Stroke) -> go.Scatter:
 
 
 def _averaged(spectra: RoundSpectra) -> go.Scatter:
-    ranks, heights = ([], []) if spectra.averaged is None else _thinned(spectra.averaged.covariance)
+    ranks, heights = ([], []) if spectra.averaged is None else thinned(spectra.averaged.covariance)
     return go.Scatter(
         x=ranks, y=heights, mode="lines", line={"color": INK, "width": 2.6},
         hovertemplate="averaged model, rank %{x}: %{y:.3g}<extra></extra>",
     )  # fmt: skip
 
 
-def _thinned(values: Float[np.ndarray, "d"]) -> tuple[list[int], list[float | None]]:
+def thinned(values: Float[np.ndarray, "d"]) -> tuple[list[int], list[float | None]]:
     """Ranks and eigenvalues to four digits: all of the first `MAX_POINTS`, and as many of the rest."""
     rest = max(len(values) - MAX_POINTS, 0)
     at = [*range(min(len(values), MAX_POINTS)), *(MAX_POINTS + step for step in evenly(rest, MAX_POINTS))]
