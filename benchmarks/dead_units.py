@@ -27,7 +27,8 @@ from decollapse.client import ClientUpdate
 from decollapse.data import DataSource, Dirichlet
 from decollapse.data.preprocess import Normalize
 from decollapse.engines.serial import Serial
-from decollapse.experiment import EvaluationSettings, Experiment, prepare
+from decollapse.experiment import Experiment, prepare
+from decollapse.measurements import EvaluationSettings
 from decollapse.models import MLP, ModelBuilder, SmallCNN
 from decollapse.objective import Step
 from decollapse.optim import SGD

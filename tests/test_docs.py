@@ -213,3 +213,13 @@ def test_what_the_page_of_methods_calls_refused_is_refused(row: list[str]) -> No
     experiment = load_recipe(None, settings)
     with pytest.raises((ValueError, RuntimeError), match=re.escape(sentence)):
         list(prepare(experiment).run())
+
+
+def test_the_diagnosis_that_the_readme_shows_is_the_one_it_gets(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    (command,) = [found for found in commands(ROOT / "README.md") if found[0] == "diagnose"]
+    assert cli.run_command(command) == 0
+    (shown,) = [block for block in blocks(ROOT / "README.md", "text") if block.startswith(command[1])]
+    assert capsys.readouterr().out.split()[: len(shown.split())] == shown.split()  # lines break by the terminal's width

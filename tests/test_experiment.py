@@ -16,7 +16,8 @@ from decollapse.data import IID, DataSource, Dirichlet
 from decollapse.diagnosis.local import measured_spectrum
 from decollapse.engines.serial import Serial
 from decollapse.evaluation import evaluate
-from decollapse.experiment import EvaluationSettings, Experiment, prepare
+from decollapse.experiment import Experiment, prepare
+from decollapse.measurements import EvaluationSettings
 from decollapse.models import MLP, SimplexClassifier
 from decollapse.optim import SGD, Adam
 from decollapse.robust import Krum, TrimmedMean
@@ -164,7 +165,7 @@ def test_float64_is_a_setting_of_the_engine() -> None:
         (lambda: Adam(weight_decay=inf), "weight_decay must be finite"),
         (lambda: Proximal(mu=nan), "mu is a strength, a finite number"),
         (lambda: Proximal(mu=inf), "mu is a strength, a finite number"),
-        (lambda: EvaluationSettings(every=0), "every >= 1"),
+        (lambda: EvaluationSettings(every=0), "every of evaluation is at least 1, got 0"),
         (lambda: Experiment(rounds=0), "at least 1"),
     ],
 )

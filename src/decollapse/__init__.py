@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from decollapse.core import ModelState as ModelState
     from decollapse.core import Output as Output
     from decollapse.data import load_dataset as load_dataset
+    from decollapse.diagnosis.collapse_probe import CollapseProbe as CollapseProbe
+    from decollapse.diagnosis.federated import federated_spectrum as federated_spectrum
     from decollapse.evaluation import evaluate as evaluate
     from decollapse.experiment import Experiment as Experiment
     from decollapse.experiment import prepare as prepare
@@ -61,6 +63,8 @@ _HOME = {
     "ModelState": "core",
     "Output": "core",
     "load_dataset": "data",
+    "CollapseProbe": "diagnosis.collapse_probe",
+    "federated_spectrum": "diagnosis.federated",
     "evaluate": "evaluation",
     "Experiment": "experiment",
     "prepare": "experiment",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
@@ -14,42 +14,17 @@ from decollapse.aggregate import Aggregator
 from decollapse.aggregate.mean import WeightedMean
 from decollapse.algorithms import Algorithm
 from decollapse.client import ClientUpdate
-from decollapse.core import ClientCall, ClientResult, ModelState, derive_seed
+from decollapse.core import ClientResult, ModelState, derive_seed
 from decollapse.data import Dataset, DataSource, Dirichlet, FederatedData, Partition
-from decollapse.diagnosis.local import MeasureLocalModel, Probe
-from decollapse.diagnosis.round import RoundDiagnosis, diagnose_round
+from decollapse.diagnosis.local import Probe
 from decollapse.engines import Engine, EngineSettings, Federation, placed
 from decollapse.engines.process import Process
-from decollapse.evaluation import Evaluation, evaluate, mean_evaluation
 from decollapse.guard import GuardPolicy
+from decollapse.measurements import EvaluationSettings, Measurements, probe_of
 from decollapse.models import ModelBuilder, SmallCNN
 from decollapse.server import BroadcastingServer, ServerOptimizer
 from decollapse.server.sgd import ServerSGD
-from decollapse.simulation import ClientSummary, RoundRecord, ServerState, own_models, simulate
-
-
-@dataclass(frozen=True)
-class EvaluationSettings:
-    """What is measured, and how often. The last round is always measured in full.
-
-    Attributes:
-        every: rounds between two evaluations of the global model on the test set, >= 1.
-        local_every: rounds between two measurements of the local models' spectra, >= 1; 0 for never.
-        probe_size: test examples shown to the local models, drawn once; about 5 a feature dimension or more.
-        batch_size: examples a forward pass; memory and speed only.
-    """
-
-    every: int = 1
-    local_every: int = 5
-    probe_size: int = 1000
-    batch_size: int = 500
-
-    def __post_init__(self) -> None:
-        if self.every < 1 or self.local_every < 0 or self.probe_size < 2 or self.batch_size < 1:
-            raise ValueError(
-                "evaluation needs every >= 1, local_every >= 0, probe_size >= 2 and batch_size >= 1, got "
-                f"{self.every}, {self.local_every}, {self.probe_size} and {self.batch_size}."
-            )
+from decollapse.simulation import RoundRecord, ServerState, simulate
 
 
 @dataclass(frozen=True)
@@ -188,7 +163,7 @@ class Prepared:
             start: the state to go on from; None begins with round 0.
             watch: wraps the engine, to see results as they come.
         """
-        experiment = self.experiment
+        experiment, measurements = self.experiment, self._measurements()
         with experiment.engine(Federation(self.build_model, self.clients)) as engine:
             yield from simulate(
                 experiment.algorithm,
@@ -199,75 +174,30 @@ class Prepared:
                 seed=experiment.seed,
                 cohort_size=experiment.cohort_size,
                 guard=experiment.guard,
-                evaluate=self._evaluation(),
-                measure=self._local_measurement,
-                diagnose=self._diagnosis(),
+                evaluate=measurements.evaluate,
+                measure=measurements.around,
+                diagnose=measurements.diagnose,
+                pool=partial(measurements.pool, engine=engine, seed=experiment.seed),
             )
-
-    def _evaluation(self) -> Callable[[ServerState], Evaluation | None]:
-        """A function of a round's state that owns a model to evaluate with."""
-        settings, engine = self.experiment.evaluation, self.experiment.engine
-        with torch.random.fork_rng(devices=[]):
-            model = placed(self.build_model(), engine)
-
-        def of_model(state: ModelState) -> Evaluation:
-            state.load_into(model)
-            return evaluate(
-                model,
-                self.dataset.test_x,
-                self.dataset.test_y,
-                num_classes=self.dataset.num_classes,
-                preprocess=self.dataset.preprocess,
-                batch_size=settings.batch_size,
-            )
-
-        def evaluation(server: ServerState) -> Evaluation | None:
-            if server.round % settings.every and server.round != self.experiment.rounds:
-                return None
-            alone = own_models(server, self.experiment.algorithm)
-            if alone:
-                return mean_evaluation([of_model(state) for state in alone])
-            return of_model(server.evaluated(self.experiment.algorithm))
-
-        return evaluation
 
     @cached_property
     def probe(self) -> Probe:
-        """A fixed random part of the test set: the same for every run on these data."""
-        generator = torch.Generator().manual_seed(derive_seed("probe"))
-        order = torch.randperm(len(self.dataset.test_y), generator=generator)
-        chosen = order[: self.experiment.evaluation.probe_size]
-        return Probe(
-            self.dataset.test_x[chosen],
-            self.dataset.test_y[chosen],
-            self.dataset.num_classes,
-            self.dataset.preprocess,
-        )
+        """The test examples that local models are shown."""
+        return probe_of(self.dataset, self.experiment.evaluation.probe_size)
 
-    def _local_measurement(self, round: int) -> Callable[[ClientCall], ClientCall] | None:
-        every = self.experiment.evaluation.local_every
-        if every == 0 or (round % every and round != self.experiment.rounds):
-            return None
-        return partial(MeasureLocalModel, probe=self.probe)
-
-    def _diagnosis(self) -> Callable[[ServerState, Sequence[ClientSummary]], RoundDiagnosis | None]:
-        """A function of a round's state and clients that owns a model to measure with."""
+    def _measurements(self) -> Measurements:
+        experiment = self.experiment
         with torch.random.fork_rng(devices=[]):
-            model = placed(self.build_model(), self.experiment.engine)
-
-        def diagnosis(server: ServerState, clients: Sequence[ClientSummary]) -> RoundDiagnosis | None:
-            measured = {client.client: client.measurements for client in clients if client.measurements}
-            if not measured or own_models(server, self.experiment.algorithm):  # nothing is averaged there
-                return None
-            state = server.evaluated(self.experiment.algorithm)
-            state.load_into(model)
-            averaged = self.probe.output(model)
-            if averaged is None:
-                return None
-            weights = {client.client: client.num_examples for client in clients}
-            return diagnose_round(averaged, state, measured, weights, self.probe)
-
-        return diagnosis
+            model = placed(self.build_model(), experiment.engine)
+        return Measurements(
+            experiment.evaluation,
+            self.dataset,
+            self.probe,
+            model,
+            rounds=experiment.rounds,
+            algorithm=experiment.algorithm,
+            local=not experiment.secure_aggregation,
+        )
 
 
 def prepare(experiment: Experiment, dataset: Dataset | None = None) -> Prepared:

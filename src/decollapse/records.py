@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from decollapse.diagnosis.federated import FederatedSpectrum
 from decollapse.diagnosis.local import measured_accuracy, measured_spectrum
 from decollapse.simulation import ClientSummary, RoundRecord
 from decollapse.spectrum import Spectrum, measure
@@ -31,6 +32,7 @@ def record_as_json(record: RoundRecord) -> dict[str, Any]:
         },
         "spectrum": _summary(evaluation.spectrum) if evaluation else None,
         "diagnosis": record.diagnosis and without_nan(asdict(record.diagnosis)),
+        "federated": _federated_as_json(record.federated),
         "seconds": record.seconds,
     }
 
@@ -45,6 +47,20 @@ def _client_as_json(client: ClientSummary) -> dict[str, Any]:
         "spectrum": _summary(measured_spectrum(client.measurements)),
         "probe_accuracy": measured_accuracy(client.measurements),
         "seconds": client.seconds,
+    }
+
+
+def _federated_as_json(found: FederatedSpectrum | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    return {
+        "spectrum": _summary(found.spectrum),
+        "covariance_missing": _finite(found.covariance_missing),
+        "correlation_missing": _finite(found.correlation_missing),
+        "neural_collapse": found.neural_collapse and without_nan(asdict(found.neural_collapse)),
+        "num_clients": found.num_clients,
+        "bytes_per_client": found.bytes_per_client,
+        "seconds": found.seconds,
     }
 
 
@@ -94,6 +110,11 @@ def spectra_as_npz(record: RoundRecord) -> bytes | None:
             "clients": np.array(list(measured)),
             "local_covariance": np.stack([spectrum.covariance.numpy() for spectrum in measured.values()]),
             "local_correlation": np.stack([spectrum.correlation.numpy() for spectrum in measured.values()]),
+        }
+    if record.federated is not None:
+        arrays |= {
+            "federated_covariance": record.federated.spectrum.covariance.numpy(),
+            "federated_correlation": record.federated.spectrum.correlation.numpy(),
         }
     if not arrays:
         return None

@@ -23,6 +23,7 @@ from decollapse.algorithms import Algorithm
 from decollapse.buffers import OWN_BUFFERS, Recalibrate
 from decollapse.client import PERSONAL
 from decollapse.core import MEASURED, Broadcast, ClientCall, ClientResult, ClientState, ModelState, derive_seed
+from decollapse.diagnosis.federated import FederatedSpectrum
 from decollapse.diagnosis.local import lasting
 from decollapse.diagnosis.round import RoundDiagnosis
 from decollapse.engines import Engine
@@ -113,7 +114,8 @@ class RoundRecord:
         rejected: those whose update did not enter the average, and why.
         evaluation: of the global model after the round; None where it was not asked for.
         diagnosis: of the local models and their average; None where it was not asked for.
-        seconds: wall-clock time by part: `clients`, `evaluation`, `diagnosis`, `total`.
+        federated: the spectrum of the cohort's own examples under the model after the round; None likewise.
+        seconds: wall-clock time by part: `clients`, `evaluation`, `diagnosis`, `federated`, `total`.
     """
 
     round: int
@@ -122,6 +124,7 @@ class RoundRecord:
     rejected: tuple[Rejection, ...]
     evaluation: Evaluation | None
     diagnosis: RoundDiagnosis | None
+    federated: FederatedSpectrum | None
     seconds: dict[str, float]
 
 
@@ -209,6 +212,7 @@ def simulate(
     evaluate: Callable[[ServerState], Evaluation | None] = lambda server: None,
     measure: Callable[[int], Callable[[ClientCall], ClientCall] | None] = lambda round: None,
     diagnose: Callable[[ServerState, Sequence[ClientSummary]], RoundDiagnosis | None] = lambda server, clients: None,
+    pool: Callable[[ServerState, Sequence[int]], FederatedSpectrum | None] = lambda server, cohort: None,
 ) -> Iterator[tuple[RoundRecord, ServerState]]:
     """Run `algorithm` up to round `rounds`; yield what happened in each round with the state after it.
 
@@ -223,14 +227,15 @@ def simulate(
         guard: what happens to an unusable update, see `decollapse.guard`.
         evaluate: called with the state after each round, and with the initial one.
         measure: for a round, what to wrap around the client call, or None.
-        diagnose: called with the state after each round and what was measured of its clients.
+        diagnose: called with the state after each round and what was measured of the clients that were averaged.
+        pool: called with the state after each round and its cohort, for the spectrum of the clients' own examples.
     """
     if isinstance(start, ModelState):
         server = ServerState.initial(start, algorithm, num_clients=num_clients)
         began = time.perf_counter()
         evaluation = evaluate(server)
         seconds = time.perf_counter() - began
-        yield RoundRecord(0, (), (), (), evaluation, None, {"evaluation": seconds, "total": seconds}), server
+        yield RoundRecord(0, (), (), (), evaluation, None, None, {"evaluation": seconds, "total": seconds}), server
     else:
         server = start
     while server.round < rounds:
@@ -243,16 +248,21 @@ def simulate(
         trained = time.perf_counter()
         evaluation = evaluate(server)
         evaluated = time.perf_counter()
-        diagnosis = diagnose(server, clients)
+        left_out = {rejection.client for rejection in rejected}
+        diagnosis = diagnose(server, [client for client in clients if client.client not in left_out])
+        diagnosed = time.perf_counter()
+        federated = pool(server, cohort)
         clients = tuple(replace(client, measurements=lasting(client.measurements)) for client in clients)
         ended = time.perf_counter()
         seconds_by_part = {
             "clients": trained - began,
             "evaluation": evaluated - trained,
-            "diagnosis": ended - evaluated,
+            "diagnosis": diagnosed - evaluated,
+            "federated": ended - diagnosed,
             "total": ended - began,
         }
-        yield RoundRecord(round, tuple(cohort), clients, rejected, evaluation, diagnosis, seconds_by_part), server
+        parts = evaluation, diagnosis, federated, seconds_by_part
+        yield RoundRecord(round, tuple(cohort), clients, rejected, *parts), server
 
 
 def _summary(result: ClientResult) -> ClientSummary:

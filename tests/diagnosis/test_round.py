@@ -24,9 +24,10 @@ from decollapse.diagnosis.round import RoundDiagnosis, diagnose_round
 from decollapse.diagnosis.verdict import judge
 from decollapse.engines.process import Process
 from decollapse.engines.serial import Serial
-from decollapse.experiment import EvaluationSettings, Experiment, prepare
+from decollapse.experiment import Experiment, prepare
+from decollapse.measurements import EvaluationSettings
 from decollapse.models import MLP
-from decollapse.objective import Step
+from decollapse.objective import Step, Trained
 from decollapse.records import record_as_json
 from decollapse.simulation import RoundRecord, ServerState
 from decollapse.terms.cross_entropy import CrossEntropy
@@ -227,6 +228,33 @@ def test_a_client_that_diverges_is_left_out_and_the_others_are_diagnosed() -> No
     assert record.rejected[0].client not in record.diagnosis.clients
     assert math.isfinite(record.diagnosis.drift.agreement)
     assert all(leaf.isfinite().all() for leaf in state.model.params.values())
+
+
+@dataclass(frozen=True)
+class Forgets:
+    """A term that trains nothing and ends with a NaN in its state on clients with few examples: they are rejected."""
+
+    name: ClassVar[str] = "forgets"
+    clients_of: int = 0
+
+    def __call__(self, step: Step) -> Tensor:
+        return step.output.features.new_zeros(())
+
+    def init_state(self, anchor: ModelState) -> dict[str, Tensor]:
+        return {"memory": torch.zeros(1)}
+
+    def next_state(self, state: dict[str, Tensor], trained: Trained) -> dict[str, Tensor]:
+        return {"memory": torch.full((1,), math.nan if len(trained.data) < self.clients_of else 0.0)}
+
+
+def test_a_rejected_client_is_not_diagnosed_although_its_model_could_be_measured() -> None:
+    sizes = sorted(len(part) for part in prepare(TINY).clients.parts)
+    client = replace(TINY.client, objective=(CrossEntropy(), Forgets(clients_of=sizes[0] + 1)))
+    *_, (record, _) = run(replace(TINY, client=client, rounds=1))
+    (rejected,) = record.rejected
+    assert any(client.measurements for client in record.clients if client.client == rejected.client)
+    assert len(record.diagnosis.clients) == 3
+    assert rejected.client not in record.diagnosis.clients
 
 
 def test_where_every_client_diverges_there_is_no_diagnosis_and_the_run_goes_on() -> None:

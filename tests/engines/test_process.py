@@ -37,6 +37,17 @@ class Misbehaving:
         return ClientResult(data.client, len(data), 1, {"pid": torch.tensor(os.getpid())}, {}, {}), state
 
 
+@dataclass(frozen=True)
+class AlwaysRaising:
+    """A client call that fails on every client, a moment after the others have begun."""
+
+    def __call__(
+        self, model: torch.nn.Module, data: ClientData, broadcast: Broadcast, state: ClientState
+    ) -> tuple[ClientResult, ClientState]:
+        time.sleep(0.1)
+        raise ValueError("the tape is torn")
+
+
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
     with Process(workers=2)(small_federation()) as started:
@@ -63,6 +74,13 @@ def test_after_a_failed_round_the_engine_goes_on(engine: Engine) -> None:
         list(engine.run(Misbehaving("raise", on=0), BROADCAST, [0, 1, 2, 3, 4], {}))
     results = [result.client for result, _ in engine.run(ClientUpdate(), BROADCAST, range(5), {})]
     assert results == [0, 1, 2, 3, 4]
+
+
+def test_failures_of_a_round_that_was_given_up_are_not_the_next_rounds(engine: Engine) -> None:
+    with pytest.raises(ClientError):
+        list(engine.run(AlwaysRaising(), BROADCAST, [0, 1, 2], {}))
+    results = [result for result, _ in engine.run(Misbehaving("sleep", on=9), BROADCAST, [0, 1], {})]
+    assert [result.client for result in results] == [0, 1]
 
 
 def test_a_killed_worker_is_an_error_that_names_the_client_and_not_a_hang() -> None:

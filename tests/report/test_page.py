@@ -82,6 +82,24 @@ def test_a_rejected_update_is_listed_with_its_reason(write_run, tmp_path: Path) 
     assert "<td>2</td><td>3</td><td>NaN in head.weight</td>" in html
 
 
+def test_federated_spectra_are_listed_with_their_cost_and_what_a_sketch_misses(write_run, tmp_path: Path) -> None:
+    def change(record):
+        kinds = {"covariance": {"total": 3.0, "effective_rank": 7.25}, "correlation": {"effective_rank": 9.0}}
+        found = {
+            "spectrum": {"num_examples": 200, **kinds},
+            "covariance_missing": 1.0,
+            "num_clients": 10,
+            "bytes_per_client": 18440,
+            "seconds": 0.5,
+        }
+        return {**record, "federated": found if record["round"] == 2 else None}
+
+    html = write_report([write_run("a", change=change)], tmp_path / "r.html").read_text(encoding="utf-8")
+    cells = ["2", "10", "200", "7.2", "9.0", "25 %", "18.4", "0.50"]
+    assert "".join(f"<td>{cell}</td>" for cell in cells) in html
+    assert 'id="federated"' not in write_report([write_run("b")], tmp_path / "r.html").read_text(encoding="utf-8")
+
+
 def test_an_unfinished_run_and_a_run_without_records_are_noted(write_run, tmp_path: Path) -> None:
     folders = [write_run("cut", seed=0, finished=2), write_run("new", seed=1, finished=None)]
     html = write_report(folders, tmp_path / "r.html").read_text(encoding="utf-8").replace("\N{NO-BREAK SPACE}", " ")

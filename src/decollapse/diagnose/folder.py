@@ -139,6 +139,17 @@ def _from_spectra(run: RunView, record: Record, averaged: GlobalSpectra, local: 
     return _finding(run, record, evidence, rows, averaged)
 
 
+def _federated(record: Record) -> list[RankRow]:
+    """The averaged model on the clients' own training examples, where they were asked."""
+    if (found := lookup(record, "federated", "spectrum")) is None:
+        return []
+    name = f"on {found['num_examples']:,} examples of {lookup(record, 'federated', 'num_clients')} clients"
+    missing = float(lookup(record, "federated", "covariance_missing") or 0.0)
+    if missing > 0:
+        name += f" ({missing / (missing + found['covariance']['total']):.0%} not in the sketch)"
+    return [RankRow(name, *(found[kind]["effective_rank"] for kind in ("covariance", "correlation")))]
+
+
 def _local(evidence: Evidence) -> str:
     return f"local models (median of {len(evidence.local_ranks)})"
 
@@ -159,8 +170,8 @@ def _finding(
         source=f"round {record['round']}",
         verdict=judge(evidence),
         evidence=evidence,
-        ranks=tuple(ranks),
-        neural_collapse=measures or {},
+        ranks=(*ranks, *_federated(record)),
+        neural_collapse=measures or lookup(record, "federated", "neural_collapse") or {},
         alignment=alignment or {},
         accuracy=accuracy,
         spectrum=tuple(averaged.covariance.tolist()) if averaged else (),

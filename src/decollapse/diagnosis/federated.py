@@ -20,6 +20,7 @@ from torch import Tensor
 from decollapse import tree
 from decollapse.core import MEASURED, Broadcast, ClientResult, ModelState
 from decollapse.diagnosis.measure_features import ORIGIN, MeasureFeatures, statistics_of
+from decollapse.diagnosis.neural_collapse import NeuralCollapse, neural_collapse_of
 from decollapse.diagnosis.sketch import Sketch, SketchedSpectrum, sketched_spectrum
 from decollapse.feature_statistics import FeatureStatistics
 from decollapse.spectrum import Spectrum
@@ -56,6 +57,7 @@ class FederatedSpectrum:
         spectrum: exact, or with a sketch a lower bound on each eigenvalue.
         covariance_missing: what the sketch misses of the sum of the covariance's eigenvalues; 0 without a sketch.
         correlation_missing: the same of the correlation's.
+        neural_collapse: of the pooled features, without NC3 and NC4; None without `per_class` or with a sketch.
         num_clients: clients asked.
         bytes_per_client: sent by each of them, in all passes.
         seconds: wall-clock time.
@@ -64,6 +66,7 @@ class FederatedSpectrum:
     spectrum: Spectrum
     covariance_missing: float
     correlation_missing: float
+    neural_collapse: NeuralCollapse | None
     num_clients: int
     bytes_per_client: int
     seconds: float
@@ -75,6 +78,7 @@ def federated_statistics(
     clients: Sequence[int],
     *,
     seed: int,
+    round: int = 0,
     measure: MeasureFeatures = MeasureFeatures(),
     origin: Float[Tensor, "d"] | None = None,
     passes: int = 1,
@@ -86,6 +90,7 @@ def federated_statistics(
         model: whose features are measured.
         clients: distinct client numbers, at least one.
         seed: of the run; the measurement itself draws nothing.
+        round: the model is of; named where a client fails.
         measure: the client call with its options, without a sketch.
         origin: the point that features are counted from, sent to all clients; zeros if None. Relative rounding error of
             a variance: about 1e-16 (|mean - origin| / std)^2; take last round's mean where means are large.
@@ -110,7 +115,7 @@ def federated_statistics(
     if measure.sketch is not None:
         raise ValueError("a sketch has no d x d statistics; take federated_spectrum, or leave the sketch out.")
     started = time.perf_counter()
-    sums, origin, sent = _measured(engine, model, clients, seed, measure, origin, passes)
+    sums, origin, sent = _measured(engine, Broadcast(round, model, seed), clients, measure, origin, passes)
     return FederatedStatistics(statistics_of(sums, origin=origin), len(clients), sent, time.perf_counter() - started)
 
 
@@ -120,6 +125,7 @@ def federated_spectrum(
     clients: Sequence[int],
     *,
     seed: int,
+    round: int = 0,
     measure: MeasureFeatures = MeasureFeatures(),
     origin: Float[Tensor, "d"] | None = None,
     passes: int = 1,
@@ -129,15 +135,19 @@ def federated_spectrum(
     Arguments and errors are those of `federated_statistics`, but `measure` may have a sketch.
     """
     started = time.perf_counter()
-    sums, origin, sent = _measured(engine, model, clients, seed, measure, origin, passes)
+    sums, origin, sent = _measured(engine, Broadcast(round, model, seed), clients, measure, origin, passes)
+    classes = None
     if measure.sketch is None:
-        found = SketchedSpectrum(Spectrum.of(statistics_of(sums, origin=origin)), 0.0, 0.0)
+        statistics = statistics_of(sums, origin=origin)
+        found = SketchedSpectrum(Spectrum.of(statistics), 0.0, 0.0)
+        classes = neural_collapse_of(statistics) if int((statistics.counts > 0).sum()) > 1 else None
     else:
         found = sketched_spectrum(sums, measure.sketch, origin=origin)
     return FederatedSpectrum(
         found.spectrum,
         found.covariance_missing,
         found.correlation_missing,
+        classes,
         num_clients=len(clients),
         bytes_per_client=sent,
         seconds=time.perf_counter() - started,
@@ -184,9 +194,8 @@ def _check_alike(client: int, sums: Tree, first: int, total: Tree) -> None:
 
 def _measured(
     engine: Engine,
-    model: ModelState,
+    broadcast: Broadcast,
     clients: Sequence[int],
-    seed: int,
     measure: MeasureFeatures,
     origin: Tensor | None,
     passes: int,
@@ -199,9 +208,9 @@ def _measured(
     before = 0
     if passes == 2:
         means = replace(measure, sketch=Sketch(size=0))
-        sums, _, before = _measured(engine, model, clients, seed, means, origin, passes=1)
+        sums, _, before = _measured(engine, broadcast, clients, means, origin, passes=1)
         mean = sums["sum"].sum(dim=0) / sums["count"].sum().clamp(min=1)
         origin = (mean if origin is None else mean + origin).float()
-    broadcast = Broadcast(0, model, seed, {} if origin is None else {ORIGIN: origin})
+    broadcast = replace(broadcast, extras={} if origin is None else {ORIGIN: origin})
     total = add_sums(result for result, _ in engine.run(measure, broadcast, clients, {}))
     return total, origin, before + sum(leaf.nbytes for leaf in total.values())

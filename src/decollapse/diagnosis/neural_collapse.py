@@ -7,13 +7,14 @@ Dimensional collapse is to have fewer.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import nan
 from typing import TYPE_CHECKING
 
 import torch
 
 from decollapse.diagnosis.attribution import centred
+from decollapse.feature_statistics import FeatureStatistics
 from decollapse.spectrum import effective_rank, eigenvalues
 
 if TYPE_CHECKING:
@@ -64,29 +65,50 @@ def neural_collapse(
     (0.0, 0.0, 0.0, 0.0, 1.0)
     """
     present, index = y.unique(return_inverse=True)
-    if len(present) < 2:
-        raise ValueError(f"neural collapse is about classes; the examples need at least 2 of them, got {len(present)}.")
+    _check_classes(len(present))
     z = centred(features)  # every measure is of differences
-    counts = torch.bincount(index).double()
-    means = torch.zeros(len(present), z.shape[1], dtype=z.dtype).index_add_(0, index, z) / counts[:, None]
+    statistics = FeatureStatistics.of(z, index, num_classes=len(present))
+    found = neural_collapse_of(statistics, head=None if head is None else head[present])
+    if logits is None:
+        return found
+    means = torch.zeros(len(present), z.shape[1], dtype=z.dtype).index_add_(0, index, z)
+    return replace(found, nc4=_disagreement(z, means / torch.bincount(index)[:, None], present, logits))
+
+
+def neural_collapse_of(
+    statistics: FeatureStatistics, *, head: Float[Tensor, "classes d"] | None = None
+) -> NeuralCollapse:
+    """The measures from sums alone, without NC4, which needs every example; classes without examples are left out.
+
+    Raises:
+        ValueError: fewer than two classes are present.
+    """
+    present = statistics.counts > 0
+    num_classes = int(present.sum())
+    _check_classes(num_classes)
+    means, within = statistics.means[present], statistics.within / statistics.num_examples
     offsets = means - means.mean(0)
-    within = (z - means[index]).T @ (z - means[index]) / len(z)
-    between = offsets.T @ offsets / len(present)
+    between = offsets.T @ offsets / num_classes
     lengths = offsets.norm(dim=1)
-    directions = offsets / lengths.clamp(min=torch.finfo(z.dtype).tiny)[:, None]
-    off = ~torch.eye(len(present), dtype=torch.bool)
-    cosines = (directions @ directions.T)[off]
-    defined = 1.0 if lengths.max() > 1e-12 * z.abs().max() else nan
+    directions = offsets / lengths.clamp(min=torch.finfo(means.dtype).tiny)[:, None]
+    cosines = (directions @ directions.T)[~torch.eye(num_classes, dtype=torch.bool)]
+    scale = (torch.trace(within) + offsets.square().sum()).sqrt()
+    defined = 1.0 if lengths.max() > 1e-12 * scale else nan
     return NeuralCollapse(
-        nc1=defined * float(torch.trace(within @ torch.linalg.pinv(between, hermitian=True)) / len(present)),
+        nc1=defined * float(torch.trace(within @ torch.linalg.pinv(between, hermitian=True)) / num_classes),
         nc2_norms=defined * float(lengths.std(correction=0) / lengths.mean()),
-        nc2_angles=defined * float((cosines + 1 / (len(present) - 1)).abs().mean()),
+        nc2_angles=defined * float((cosines + 1 / (num_classes - 1)).abs().mean()),
         nc3=None if head is None else defined * _duality(head.double()[present], offsets),
-        nc4=None if logits is None else _disagreement(z, means, present, logits),
+        nc4=None,
         between_rank=effective_rank(eigenvalues(between)),
         within_rank=effective_rank(eigenvalues(within)),
-        num_classes=len(present),
+        num_classes=num_classes,
     )
+
+
+def _check_classes(present: int) -> None:
+    if present < 2:
+        raise ValueError(f"neural collapse is about classes; the examples need at least 2 of them, got {present}.")
 
 
 def _duality(head: Tensor, means: Tensor) -> float:

@@ -113,7 +113,7 @@ class ProcessEngine:
             WorkerDiedError: a worker was killed; names the client it was working on.
         """
         for pipe in list(self._working):  # a round that its caller gave up left these clients in work
-            self._receive(pipe, broadcast.round)
+            self._receive(pipe, broadcast.round)  # a failure among them is that round's, not this one's
         announcement = _dumps((call, broadcast))
         for pipe in self._pipes:
             _send(pipe, announcement, f"before round {broadcast.round}")
@@ -132,25 +132,20 @@ class ProcessEngine:
                         _send(pipe, _dumps((client, states.get(client, {}))), f"before client {client}")
                 for pipe in self._pipes_with_news():
                     client, reply = self._receive(pipe, broadcast.round)
-                    done[client] = reply
+                    done[client] = _successful(reply)
             yield done.pop(due)
 
     def _pipes_with_news(self) -> list[Pipe]:
         ready = wait(list(self._working))
         return [pipe for pipe in self._working if pipe in ready]
 
-    def _receive(self, pipe: Pipe, round: int) -> tuple[int, Reply]:
-        """The reply a worker has for us; its error is raised here, with the worker's traceback as a note."""
+    def _receive(self, pipe: Pipe, round: int) -> tuple[int, Reply | _Failure]:
+        """The client that a worker is done with, and its reply."""
         client = self._working.pop(pipe)
         try:
-            reply: Reply | _Failure = pickle.loads(pipe.recv_bytes())
+            return client, pickle.loads(pipe.recv_bytes())
         except (EOFError, ConnectionError) as error:
             raise WorkerDiedError(_epitaph(f"while it trained client {client} in round {round}")) from error
-        if isinstance(reply, _Failure):
-            failure = ClientError(reply.message)
-            failure.add_note(reply.traceback)
-            raise failure
-        return client, reply
 
 
 @dataclass(frozen=True)
@@ -159,6 +154,15 @@ class _Failure:
 
     message: str
     traceback: str
+
+
+def _successful(reply: Reply | _Failure) -> Reply:
+    """The reply, or the worker's error, raised here with its traceback as a note."""
+    if isinstance(reply, _Failure):
+        failure = ClientError(reply.message)
+        failure.add_note(reply.traceback)
+        raise failure
+    return reply
 
 
 def _serve(pipe: Pipe, settings: Serial, federation: Federation) -> None:

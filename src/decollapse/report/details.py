@@ -58,6 +58,32 @@ def rejected(groups: Sequence[Group]) -> str:
     return table(["run", "round", "client", "reason"], rows) if rows else ""
 
 
+def federated(groups: Sequence[Group]) -> str:
+    """The spectra of the clients' own examples, one line a round that asked for them; or nothing."""
+    headings = ["run", "round", "clients", "examples", "effective rank", "corr.", "missed", "kB a client", "seconds"]
+    rows = [
+        [run.name, str(record["round"]), *_federated_cells(record["federated"])]
+        for group in groups
+        for run in group.runs
+        for record in run.records
+        if record.get("federated")
+    ]
+    caption = (
+        "Features of the cohort's own training examples under the global model, from sums that each client sent. "
+        "Missed: the share of the variance that a sketch leaves out."
+    )
+    return table(headings, rows, caption=caption, sortable=True) if rows else ""
+
+
+def _federated_cells(found: Record) -> list[str]:
+    total, missing = lookup(found, "spectrum", "covariance", "total"), found.get("covariance_missing")
+    share = 100 * missing / (missing + total) if is_finite(missing) and missing else 0.0
+    ranks = [lookup(found, "spectrum", kind, "effective_rank") for kind in ("covariance", "correlation")]
+    counts = [number(found.get("num_clients"), 0), number(lookup(found, "spectrum", "num_examples"), 0)]
+    cost = [number(found["bytes_per_client"] / 1000, 1), number(found.get("seconds"), 2)]
+    return [*counts, *(number(rank, 1) for rank in ranks), f"{share:.0f} %", *cost]
+
+
 def clients(groups: Sequence[Group]) -> str:
     """Folded for each group, a table a run: what each client did in the last round."""
     return "".join(

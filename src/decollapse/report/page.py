@@ -37,14 +37,27 @@ def page(runs: Sequence[RunView]) -> str:
     told = {chart.title for chart in found.spectra}
     local = [chart for chart in charts.local_spectra(groups) if chart.title not in told]
     maps = [*charts.label_maps(groups), *charts.per_class(groups)]
+    body = _body(groups, found, curves, local, maps)
+    return document(words.title(groups), body, [*found.all, *curves, *local, *maps])
+
+
+def document(title: str, body: str, found: Sequence[Chart], *, style: str = "") -> str:
+    """A page that draws `found` wherever `body` has a place for them: one file that fetches nothing.
+
+    Args:
+        title: of the window, as text.
+        body: markup.
+        found: every chart that `body` names.
+        style: CSS beside the report's own.
+    """
     assets = files("decollapse.report") / "assets"
     notice, plotly = _plotly()
     return Template((assets / "page.html").read_text(encoding="utf-8")).substitute(
-        title=escape(words.title(groups)),
-        style=(assets / "page.css").read_text(encoding="utf-8"),
+        title=escape(title),
+        style=(assets / "page.css").read_text(encoding="utf-8") + style,
         script=(assets / "page.js").read_text(encoding="utf-8"),
-        body=_body(groups, found, curves, local, maps),
-        charts=_as_json([*found.all, *curves, *local, *maps]),
+        body=body,
+        charts=_as_json(found),
         plotly=plotly,
         notice=escape(notice),
     )
@@ -93,6 +106,7 @@ def _body(
             f'<aside class="notes">{paragraphs(warnings)}</aside>' if warnings else "",
             section("Comparison", details.comparison(rows), identity="comparison"),
             section("Diagnosis", diagnosis.body(groups, found), identity="diagnosis"),
+            section("Across the clients' data", details.federated(groups), identity="federated"),
             section("Curves and spectra", key, grid(curves), identity="curves") if curves else "",
             section("Local models", grid(local, owned=True), identity="local") if local else "",
             section("Labels and classes", *(figure(chart, classes="wide") for chart in maps), identity="labels"),
