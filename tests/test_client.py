@@ -15,7 +15,8 @@ from decollapse.engines.serial import Serial
 from decollapse.frozen import FrozenModels
 from decollapse.models import MLP, Classifier
 from decollapse.objective import Step
-from decollapse.optim import SGD, Adam
+from decollapse.optim import SGD, Adam, LocalOptimizer
+from decollapse.sam import SAM
 from decollapse.terms.cross_entropy import CrossEntropy
 from decollapse.terms.proximal import Proximal
 
@@ -168,6 +169,54 @@ def test_a_client_of_one_example_trains(norm: str) -> None:
 def test_adam_trains_too() -> None:
     result, _ = ClientUpdate(optimizer=Adam(lr=0.1), batch_size=3)(linear(), DATA, Broadcast(1, START, seed=0), {})
     torch.testing.assert_close(result.delta["head.bias"].abs(), torch.full((2,), 0.1), rtol=1e-3, atol=0)
+
+
+def after(optimizer: LocalOptimizer, epochs: int) -> tuple[ModelState, int]:
+    model = noisy_network()
+    update = ClientUpdate(epochs=epochs, batch_size=20, optimizer=optimizer)
+    result, _ = update(model, one_client(20), Broadcast(1, initial_model(), seed=0), {})
+    return ModelState.of(model), result.num_steps
+
+
+def test_the_second_pass_of_a_step_leaves_batchnorms_statistics_alone() -> None:
+    sgd = SGD(lr=0.05)
+    plain, _ = after(sgd, 1)
+    sharp, num_steps = after(SAM(sgd, rho=0.5), 1)
+    assert num_steps == 1
+    for name, leaf in plain.buffers.items():
+        assert torch.equal(leaf, sharp.buffers[name]), name
+    assert any(not torch.equal(leaf, sharp.params[name]) for name, leaf in plain.params.items())
+
+
+def test_a_batch_counts_once_however_often_the_optimiser_looks() -> None:
+    state, num_steps = after(SAM(SGD(lr=0.05), rho=0.5), 3)
+    assert num_steps == 3
+    assert state.buffers["encoder.1.num_batches_tracked"].item() == 3
+
+
+def test_metrics_are_those_at_the_weights_and_not_uphill() -> None:
+    def metrics(optimizer: LocalOptimizer) -> dict[str, float]:
+        update = ClientUpdate(batch_size=20, optimizer=optimizer)
+        return update(noisy_network(), one_client(20), Broadcast(1, initial_model(), seed=0), {})[0].metrics
+
+    assert metrics(SAM(SGD(), rho=0.5)) == metrics(SGD())
+
+
+def test_sam_with_batchnorm_steps_with_the_gradient_uphill_in_train_mode() -> None:
+    @dataclass(frozen=True)
+    class Modes:
+        name: ClassVar[str] = "modes"
+        model: nn.Module = field(default_factory=noisy_network)
+        seen: list[bool] = field(default_factory=list)
+
+        def __call__(self, step: Step) -> Tensor:
+            self.seen.append(self.model.training)
+            return step.output.features.new_zeros(())
+
+    modes = Modes()
+    update = ClientUpdate((CrossEntropy(), modes), batch_size=8, optimizer=SAM(SGD(), rho=0.5))
+    update(modes.model, one_client(20), Broadcast(1, initial_model(), seed=0), {})
+    assert modes.seen == [True] * 6
 
 
 def test_a_client_without_examples_is_named() -> None:

@@ -1,4 +1,4 @@
-"""What a client does with parts of a model that are frozen or its own, and where an optimiser looks twice."""
+"""What a client does with parts of a model that are frozen or its own."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import ClassVar
 import pytest
 import torch
 from members import initial_model, noisy_network, one_client, small_federation
-from torch import Tensor, nn
+from torch import Tensor
 
 from decollapse.algorithms import Algorithm, fedavg, fedbabu, fedbn, fedper
 from decollapse.client import PERSONAL, ClientUpdate
-from decollapse.core import Broadcast, ModelState
+from decollapse.core import Broadcast
 from decollapse.engines.serial import Serial
 from decollapse.models.parts import parameter_names
 from decollapse.objective import Step
@@ -153,54 +153,6 @@ def test_fedbabus_head_is_the_first_one_after_two_rounds() -> None:
 def test_a_part_the_model_does_not_have_is_named() -> None:
     with pytest.raises(ValueError, match="haed"):
         replace(CLIENT, frozen=("haed",))(noisy_network(), one_client(), Broadcast(1, initial_model(), seed=0), {})
-
-
-def after(optimizer: LocalOptimizer, epochs: int) -> tuple[ModelState, int]:
-    model = noisy_network()
-    update = ClientUpdate(epochs=epochs, batch_size=20, optimizer=optimizer)
-    result, _ = update(model, one_client(20), Broadcast(1, initial_model(), seed=0), {})
-    return ModelState.of(model), result.num_steps
-
-
-def test_the_second_pass_of_a_step_leaves_batchnorms_statistics_alone() -> None:
-    sgd = SGD(lr=0.05)
-    plain, _ = after(sgd, 1)
-    sharp, num_steps = after(SAM(sgd, rho=0.5), 1)
-    assert num_steps == 1
-    for name, leaf in plain.buffers.items():
-        assert torch.equal(leaf, sharp.buffers[name]), name
-    assert any(not torch.equal(leaf, sharp.params[name]) for name, leaf in plain.params.items())
-
-
-def test_a_batch_counts_once_however_often_the_optimiser_looks() -> None:
-    state, num_steps = after(SAM(SGD(lr=0.05), rho=0.5), 3)
-    assert num_steps == 3
-    assert state.buffers["encoder.1.num_batches_tracked"].item() == 3
-
-
-def test_metrics_are_those_at_the_weights_and_not_uphill() -> None:
-    def metrics(optimizer: LocalOptimizer) -> dict[str, float]:
-        update = ClientUpdate(batch_size=20, optimizer=optimizer)
-        return update(noisy_network(), one_client(20), Broadcast(1, initial_model(), seed=0), {})[0].metrics
-
-    assert metrics(SAM(SGD(), rho=0.5)) == metrics(SGD())
-
-
-def test_sam_with_batchnorm_steps_with_the_gradient_uphill_in_train_mode() -> None:
-    @dataclass(frozen=True)
-    class Modes:
-        name: ClassVar[str] = "modes"
-        model: nn.Module = field(default_factory=noisy_network)
-        seen: list[bool] = field(default_factory=list)
-
-        def __call__(self, step: Step) -> Tensor:
-            self.seen.append(self.model.training)
-            return step.output.features.new_zeros(())
-
-    modes = Modes()
-    update = ClientUpdate((CrossEntropy(), modes), batch_size=8, optimizer=SAM(SGD(), rho=0.5))
-    update(modes.model, one_client(20), Broadcast(1, initial_model(), seed=0), {})
-    assert modes.seen == [True] * 6
 
 
 def test_nothing_frozen_and_nothing_of_ones_own_is_fedavg() -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from decollapse import spectrum as spectrum
     from decollapse.aggregate import Aggregate as Aggregate
     from decollapse.aggregate.mean import WeightedMean as WeightedMean
-    from decollapse.algorithms import Algorithm as Algorithm
+    from decollapse.algorithm import Algorithm as Algorithm
     from decollapse.algorithms import fedavg as fedavg
     from decollapse.algorithms import fedavgm as fedavgm
     from decollapse.algorithms import fedprox as fedprox
@@ -52,7 +52,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Aggregate": "aggregate",
     "WeightedMean": "aggregate.mean",
-    "Algorithm": "algorithms",
+    "Algorithm": "algorithm",
     "fedavg": "algorithms",
     "fedavgm": "algorithms",
     "fedprox": "algorithms",

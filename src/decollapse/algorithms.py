@@ -10,17 +10,17 @@ Each function takes local training as you want it and returns it with what the a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
-from decollapse.aggregate import Aggregator
 from decollapse.aggregate.mean import WeightedMean
 from decollapse.aggregate.normalized import NormalizedMean
+from decollapse.algorithm import Algorithm as Algorithm
+from decollapse.algorithm import adding, with_loss
+from decollapse.algorithm import with_feddecorr as with_feddecorr
+from decollapse.algorithm import with_term as with_term
 from decollapse.client import ClientUpdate
-from decollapse.objective import Term
 from decollapse.sam import SAM
-from decollapse.schedule import Scheduled
-from decollapse.server import ServerOptimizer
 from decollapse.server.adaptive import FedAdagrad, FedAdam, FedYogi
 from decollapse.server.fedacg import FedACG
 from decollapse.server.feddyn import ServerFedDyn
@@ -28,8 +28,6 @@ from decollapse.server.fedexp import FedExP
 from decollapse.server.scaffold import ServerScaffold
 from decollapse.server.sgd import ServerSGD
 from decollapse.terms.balanced_softmax import BalancedSoftmax
-from decollapse.terms.cross_entropy import CrossEntropy
-from decollapse.terms.feddecorr import FedDecorr, Matrix
 from decollapse.terms.feddyn import FedDyn
 from decollapse.terms.logit_calibration import LogitCalibration
 from decollapse.terms.manifold_reshaping import IntraClassDecorrelation
@@ -44,75 +42,6 @@ from decollapse.terms.vacant_classes import LogitSuppression, VacantDistillation
 
 Compat = Literal["paper", "release"]
 """Whose numbers to give where the FedDecorr release departs from a method's paper."""
-
-TASK_LOSSES = (CrossEntropy, RestrictedSoftmax, LogitCalibration, BalancedSoftmax)
-"""Terms that take each other's place."""
-
-MATE = ((Scaffold, ServerScaffold, "scaffold"), (FedDyn, ServerFedDyn, "feddyn"))
-"""Terms and servers that are two halves of one method."""
-
-
-@dataclass(frozen=True)
-class Algorithm:
-    """A federated algorithm is data.
-
-    Attributes:
-        client: local training: the terms of the objective and the local optimiser.
-        aggregate: from many updates to one.
-        server: from the aggregate to a step of the global parameters.
-
-    Raises:
-        ValueError: one half of a method is there without the other, or with an aggregator it does not work with.
-    """
-
-    client: ClientUpdate = ClientUpdate()
-    aggregate: Aggregator = WeightedMean()
-    server: ServerOptimizer = ServerSGD()
-
-    def __post_init__(self) -> None:
-        losses = [term.name for term in self.client.objective if isinstance(term, TASK_LOSSES)]
-        if len(losses) > 1:
-            raise ValueError(
-                f"an objective has one loss of the task, got {' and '.join(losses)}; take one out, as in "
-                f"client.objective.{losses[0]}=false."
-            )
-        for term, server, name in MATE:
-            if any(isinstance(other, Scheduled) and isinstance(other.term, term) for other in self.client.objective):
-                raise ValueError(f"{name} takes no schedule: its other half counts on the whole term; leave it out.")
-            on_client = any(isinstance(summand, term) for summand in self.client.objective)
-            on_server = isinstance(self.server, server)
-            if on_client and not on_server:
-                raise ValueError(f'the term "{name}" is half of a method; set server = "{name}" for the other half.')
-            if on_server and not on_client:
-                raise ValueError(f'the server "{name}" is half of a method; add the term client.objective.{name}.')
-            if on_client and term is Scaffold and self.client.optimizer.step_size(1) is None:
-                raise ValueError(
-                    "scaffold divides a client's update by its step size, which SGD has and "
-                    f"{type(self.client.optimizer).__name__} has not; set client.optimizer to sgd."
-                )
-            if on_client and self.client.personal:
-                raise ValueError(
-                    f"{name} corrects all parameters and leaves none personal; take client.personal out, got "
-                    f"{list(self.client.personal)}."
-                )
-            if on_client and self.aggregate != WeightedMean(weights="uniform"):
-                raise ValueError(
-                    f'{name} averages all clients alike; set aggregate = {{ name = "weighted_mean", '
-                    f'weights = "uniform" }}, got {self.aggregate}.'
-                )
-
-
-def with_term(algorithm: Algorithm, term: Term) -> Algorithm:
-    """`algorithm` with one more summand in its client objective."""
-    return replace(algorithm, client=_adding(algorithm.client, term))
-
-
-def with_feddecorr(algorithm: Algorithm, beta: float = 0.1, *, matrix: Matrix = "correlation") -> Algorithm:
-    """Any algorithm, plus FedDecorr; `matrix="covariance"` for models without BatchNorm.
-
-    Shi et al., ICLR 2023, https://arxiv.org/abs/2210.00226.
-    """
-    return with_term(algorithm, FedDecorr(beta=beta, matrix=matrix))
 
 
 def fedavg(client: ClientUpdate = ClientUpdate()) -> Algorithm:
@@ -136,7 +65,7 @@ def fedprox(client: ClientUpdate = ClientUpdate(), *, mu: float = 0.01) -> Algor
 
     Li et al., MLSys 2020, https://arxiv.org/abs/1812.06127.
     """
-    return Algorithm(_adding(client, Proximal(mu=mu)))
+    return Algorithm(adding(client, Proximal(mu=mu)))
 
 
 def moon(
@@ -152,7 +81,7 @@ def moon(
     temperature is 0.5 unless it is given; the release ignores its own, which makes it 1.
     """
     default = 1.0 if compat == "release" else 0.5
-    return Algorithm(_adding(client, MOON(mu=mu, temperature=default if temperature is None else temperature)))
+    return Algorithm(adding(client, MOON(mu=mu, temperature=default if temperature is None else temperature)))
 
 
 def fednova(client: ClientUpdate = ClientUpdate()) -> Algorithm:
@@ -208,7 +137,7 @@ def fedrs(client: ClientUpdate = ClientUpdate(), *, alpha: float = 0.5) -> Algor
 
     Li, Zhan, KDD 2021, https://doi.org/10.1145/3447548.3467254.
     """
-    return Algorithm(_with_loss(client, RestrictedSoftmax(alpha=alpha)))
+    return Algorithm(with_loss(client, RestrictedSoftmax(alpha=alpha)))
 
 
 def fedlc(client: ClientUpdate = ClientUpdate(), *, tau: float | None = None, compat: Compat = "paper") -> Algorithm:
@@ -217,7 +146,7 @@ def fedlc(client: ClientUpdate = ClientUpdate(), *, tau: float | None = None, co
     Zhang et al., ICML 2022, https://arxiv.org/abs/2209.00189. tau is 1 unless it is given, in the release 0.1.
     """
     default = 0.1 if compat == "release" else 1.0
-    return Algorithm(_with_loss(client, LogitCalibration(tau=default if tau is None else tau)))
+    return Algorithm(with_loss(client, LogitCalibration(tau=default if tau is None else tau)))
 
 
 def fedsam(client: ClientUpdate = ClientUpdate(), *, rho: float = 0.05, adaptive: bool = False) -> Algorithm:
@@ -233,7 +162,7 @@ def scaffold(client: ClientUpdate = ClientUpdate(), *, lr: float = 1.0) -> Algor
 
     Karimireddy et al., ICML 2020, https://arxiv.org/abs/1910.06378.
     """
-    return Algorithm(_adding(client, Scaffold()), WeightedMean(weights="uniform"), ServerScaffold(lr=lr))
+    return Algorithm(adding(client, Scaffold()), WeightedMean(weights="uniform"), ServerScaffold(lr=lr))
 
 
 def feddyn(client: ClientUpdate = ClientUpdate(), *, alpha: float = 0.01) -> Algorithm:
@@ -241,7 +170,7 @@ def feddyn(client: ClientUpdate = ClientUpdate(), *, alpha: float = 0.01) -> Alg
 
     Acar et al., ICLR 2021, https://arxiv.org/abs/2111.04263.
     """
-    return Algorithm(_adding(client, FedDyn(alpha=alpha)), WeightedMean(weights="uniform"), ServerFedDyn())
+    return Algorithm(adding(client, FedDyn(alpha=alpha)), WeightedMean(weights="uniform"), ServerFedDyn())
 
 
 def fedacg(client: ClientUpdate = ClientUpdate(), *, momentum: float = 0.85, mu: float = 2e-3) -> Algorithm:
@@ -249,7 +178,7 @@ def fedacg(client: ClientUpdate = ClientUpdate(), *, momentum: float = 0.85, mu:
 
     Kim, Kim, Han, CVPR 2024, https://arxiv.org/abs/2201.03172. Their weight 1e-3 has no 1/2: mu is twice that.
     """
-    return Algorithm(_adding(client, Proximal(mu=mu)), WeightedMean(weights="uniform"), FedACG(momentum=momentum))
+    return Algorithm(adding(client, Proximal(mu=mu)), WeightedMean(weights="uniform"), FedACG(momentum=momentum))
 
 
 def fedntd(client: ClientUpdate = ClientUpdate(), *, beta: float = 1.0, temperature: float = 1.0) -> Algorithm:
@@ -257,7 +186,7 @@ def fedntd(client: ClientUpdate = ClientUpdate(), *, beta: float = 1.0, temperat
 
     Lee et al., NeurIPS 2022, https://arxiv.org/abs/2106.03097.
     """
-    return Algorithm(_adding(client, NotTrueDistillation(beta=beta, temperature=temperature)))
+    return Algorithm(adding(client, NotTrueDistillation(beta=beta, temperature=temperature)))
 
 
 def fedvls(client: ClientUpdate = ClientUpdate(), *, strength: float = 1.0) -> Algorithm:
@@ -266,7 +195,7 @@ def fedvls(client: ClientUpdate = ClientUpdate(), *, strength: float = 1.0) -> A
     Guo et al., AAAI 2025, https://arxiv.org/abs/2401.02329.
     """
     loss = BalancedSoftmax(absent="as_none")
-    return Algorithm(_adding(_with_loss(client, loss), LogitSuppression(), VacantDistillation(strength=strength)))
+    return Algorithm(adding(with_loss(client, loss), LogitSuppression(), VacantDistillation(strength=strength)))
 
 
 def feduv(client: ClientUpdate = ClientUpdate(), *, variance: float = 2.5, uniformity: float = 0.5) -> Algorithm:
@@ -274,7 +203,7 @@ def feduv(client: ClientUpdate = ClientUpdate(), *, variance: float = 2.5, unifo
 
     Son et al., CVPR 2024, https://arxiv.org/abs/2402.18372.
     """
-    return Algorithm(_adding(client, ClassifierVariance(strength=variance), HypersphericalUniformity(uniformity)))
+    return Algorithm(adding(client, ClassifierVariance(strength=variance), HypersphericalUniformity(uniformity)))
 
 
 def fedrcl(client: ClientUpdate = ClientUpdate(), *, strength: float = 1.0, layers: tuple[str, ...] = ()) -> Algorithm:
@@ -282,7 +211,7 @@ def fedrcl(client: ClientUpdate = ClientUpdate(), *, strength: float = 1.0, laye
 
     Seo, Kim, Kim, Han, CVPR 2024, https://arxiv.org/abs/2401.04928.
     """
-    return Algorithm(_adding(client, RelaxedContrastive(strength=strength, layers=layers)))
+    return Algorithm(adding(client, RelaxedContrastive(strength=strength, layers=layers)))
 
 
 def fedetf(client: ClientUpdate = ClientUpdate()) -> Algorithm:
@@ -290,7 +219,7 @@ def fedetf(client: ClientUpdate = ClientUpdate()) -> Algorithm:
 
     Li et al., ICCV 2023, https://arxiv.org/abs/2303.10058.
     """
-    return Algorithm(_with_loss(client, BalancedSoftmax()))
+    return Algorithm(with_loss(client, BalancedSoftmax()))
 
 
 def fedmr(client: ClientUpdate = ClientUpdate(), *, mu: float = 0.01) -> Algorithm:
@@ -298,7 +227,7 @@ def fedmr(client: ClientUpdate = ClientUpdate(), *, mu: float = 0.01) -> Algorit
 
     Fan et al., TMLR 2023, https://arxiv.org/abs/2405.18983.
     """
-    return Algorithm(_adding(client, IntraClassDecorrelation(mu=mu)))
+    return Algorithm(adding(client, IntraClassDecorrelation(mu=mu)))
 
 
 def fedbn(client: ClientUpdate = ClientUpdate()) -> Algorithm:
@@ -331,20 +260,3 @@ def clients_only(client: ClientUpdate = ClientUpdate()) -> Algorithm:
     The lower baseline. The upper one, all data in one place, is `num_clients = 1`.
     """
     return Algorithm(replace(client, personal=("all",), buffers="local"))
-
-
-def _adding(client: ClientUpdate, *terms: Term) -> ClientUpdate:
-    return replace(client, objective=(*client.objective, *terms))
-
-
-def _with_loss(client: ClientUpdate, loss: Term) -> ClientUpdate:
-    """`client` with another loss in the place of cross-entropy.
-
-    Raises:
-        ValueError: there is no cross-entropy to replace.
-    """
-    if not any(isinstance(term, CrossEntropy) for term in client.objective):
-        names = ", ".join(term.name for term in client.objective)
-        raise ValueError(f"{loss.name} takes the place of cross_entropy, which is not in the objective ({names}).")
-    objective = tuple(loss if isinstance(term, CrossEntropy) else term for term in client.objective)
-    return replace(client, objective=objective)

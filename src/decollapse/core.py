@@ -54,18 +54,32 @@ class ModelState:
         return ModelState(params, {name: leaves.get(name, leaf) for name, leaf in self.buffers.items()})
 
     @classmethod
+    def inside(cls, model: nn.Module) -> ModelState:
+        """A model's own parameters and persistent buffers: what is written into them, the model has."""
+        persistent = model.state_dict().keys()  # a tied parameter is there once for each name, so only its names count
+        buffers = {name: buffer for name, buffer in model.named_buffers() if name in persistent}
+        return cls({name: param.detach() for name, param in model.named_parameters()}, buffers)
+
+    @classmethod
     def of(cls, model: nn.Module) -> ModelState:
         """Copy a model's parameters and persistent buffers."""
-        params = {name: param.detach().clone() for name, param in model.named_parameters()}
-        persistent = model.state_dict().keys()  # a tied parameter is there once for each name, so only its names count
-        return cls(params, {name: leaf.clone() for name, leaf in model.named_buffers() if name in persistent})
+        return cls.inside(model).copy()
+
+    def copy(self) -> ModelState:
+        """The same numbers in memory of their own, laid out as they are."""
+        params = {name: leaf.clone() for name, leaf in self.params.items()}
+        return ModelState(params, {name: leaf.clone() for name, leaf in self.buffers.items()})
 
     def load_into(self, model: nn.Module) -> None:
         """Overwrite the weights and buffers of `model` in place, keeping its device, dtype and memory format."""
-        state = model.state_dict()
-        with torch.no_grad():
-            for name, leaf in (self.params | self.buffers).items():
-                state[name].copy_(leaf)
+        self.write_to(ModelState.inside(model))
+
+    def write_to(self, other: ModelState) -> None:
+        """Overwrite the tensors of `other` that this state has, in place."""
+        for name, leaf in self.params.items():
+            other.params[name].copy_(leaf)
+        for name, leaf in self.buffers.items():
+            other.buffers[name].copy_(leaf)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +103,12 @@ class Output:
     def mean_over(self, layers: tuple[str, ...], loss: Callable[[Tensor], Tensor]) -> Float[Tensor, ""]:
         """The mean of `loss` over the activations of `layers`: a coefficient means the same however many there are."""
         return torch.stack([loss(activation) for activation in self.at(layers)]).mean()
+
+    def penalty(
+        self, layers: tuple[str, ...], loss: Callable[[Tensor], Tensor], *, strength: float
+    ) -> Float[Tensor, ""]:
+        """`strength` times the mean of `loss` over `layers`; where it is 0, a zero outside the graph, for no work."""
+        return strength * self.mean_over(layers, loss) if strength else self.features.new_zeros(())
 
 
 @dataclass(frozen=True, eq=False)

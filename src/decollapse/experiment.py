@@ -12,7 +12,7 @@ from torch import nn
 
 from decollapse.aggregate import Aggregator
 from decollapse.aggregate.mean import WeightedMean
-from decollapse.algorithms import Algorithm
+from decollapse.algorithm import Algorithm
 from decollapse.client import ClientUpdate
 from decollapse.core import ClientResult, ModelState, derive_seed
 from decollapse.data import Dataset, DataSource, Dirichlet, FederatedData, Partition

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from decollapse.algorithms import Algorithm
+from decollapse.algorithm import Algorithm
 from decollapse.core import ClientCall, ModelState, derive_seed
 from decollapse.data import Dataset
 from decollapse.diagnosis.federated import FederatedSpectrum, federated_spectrum

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from decollapse import tree
-from decollapse.algorithms import Algorithm
+from decollapse.algorithm import Algorithm
 from decollapse.buffers import OWN_BUFFERS, Recalibrate
 from decollapse.client import PERSONAL
 from decollapse.core import MEASURED, Broadcast, ClientCall, ClientResult, ClientState, ModelState, derive_seed

@@ -1,17 +1,12 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from members import initial_model, small_federation
 from quadratics import descent, points, rounds
 
 from decollapse.aggregate import Aggregate
 from decollapse.algorithms import feddyn
-from decollapse.core import ClientCall
 from decollapse.engines.serial import Serial
 from decollapse.server.feddyn import ServerFedDyn
 from decollapse.simulation import ServerState, simulate
@@ -54,36 +49,6 @@ def test_the_correction_grows_by_the_share_of_the_federation_and_comes_on_top_of
 COHORTS = [[0, 1], [1, 2], [1, 2], [0, 2], [0, 1]]
 
 
-def test_with_absent_clients_the_correction_is_the_mean_of_all_clients_past_updates() -> None:
-    algorithm = feddyn(descent(lr=0.1, momentum=0.5), alpha=0.3)
-    for server in rounds(algorithm, points(0.0, 4.0, -7.0, sizes=[1, 3, 2]), COHORTS):
-        assert u(server) == pytest.approx(sum(own(server).values()) / 3, abs=1e-12)
-        assert any(own(server).values())
-
-
-@settings(max_examples=15, deadline=None)
-@given(st.lists(st.sampled_from([[0], [1], [2], [0, 1], [0, 2], [1, 2]]), min_size=1, max_size=5))
-def test_it_is_so_for_any_cohorts(cohorts: list[list[int]]) -> None:
-    *_, server = rounds(feddyn(descent(lr=0.3), alpha=0.3), points(0.0, 4.0, -7.0, sizes=[1, 3, 2]), cohorts)
-    assert u(server) == pytest.approx(sum(own(server).values()) / 3, abs=1e-9)
-
-
-def test_and_when_a_client_is_rejected() -> None:
-    def poison(call: ClientCall) -> ClientCall:
-        def poisoned(model, data, broadcast, state):  # type: ignore[no-untyped-def]
-            result, state = call(model, data, broadcast, state)
-            if data.client == 1 and broadcast.round == 2:
-                result = replace(result, delta={"w": result.delta["w"] * torch.nan})
-            return result, state
-
-        return poisoned
-
-    servers = list(rounds(feddyn(EXACT), points(0.0, 4.0, -7.0), [[0, 1], [0, 1], [1, 2]], measure=poison))
-    assert own(servers[0])[1] == own(servers[1])[1] != own(servers[2])[1]
-    for server in servers:
-        assert u(server) == pytest.approx(sum(own(server).values()) / 3, abs=1e-12)
-
-
 def test_the_model_is_the_mean_of_the_local_models_plus_the_correction() -> None:
     algorithm = feddyn(EXACT, alpha=1.0)
     federation = points(0.0, 4.0, -7.0)
@@ -102,11 +67,6 @@ def test_with_absent_clients_it_ends_at_the_optimum_of_all() -> None:
     cohorts = [[0, 1], [1, 2], [0, 2]] * 30
     servers = list(rounds(feddyn(EXACT, alpha=1.0), points(0.0, 4.0, 8.0, sizes=[1, 4, 1]), cohorts))
     assert [w(server) for server in servers[-3:]] == pytest.approx([4.0] * 3, abs=0.05)
-
-
-def test_a_round_without_a_result_changes_nothing() -> None:
-    before, after = rounds(feddyn(EXACT), points(0.0, 4.0), [[0, 1], []])
-    assert (w(after), u(after), own(after)) == (w(before), u(before), own(before))
 
 
 def test_the_correction_is_of_parameters_only() -> None:

@@ -1,18 +1,13 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from quadratics import descent, points, rounds
 from torch import Tensor
 
 from decollapse.aggregate import Aggregate
 from decollapse.aggregate.mean import WeightedMean
 from decollapse.algorithms import Algorithm, scaffold
-from decollapse.core import ClientCall
 from decollapse.server.scaffold import ServerScaffold
 from decollapse.simulation import ServerState
 
@@ -54,46 +49,6 @@ def test_lr_scales_the_step_and_not_the_variate() -> None:
     assert (w(half), c(half)) == (0.5 * w(plain), c(plain))
 
 
-COHORTS = [[0, 1], [1, 2], [1, 2], [0, 2], [0, 1]]
-
-
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_with_absent_clients_the_variate_stays_the_mean_of_all_clients_own(momentum: float) -> None:
-    algorithm = scaffold(descent(lr=0.1, momentum=momentum))
-    for server in rounds(algorithm, points(0.0, 4.0, -7.0, sizes=[1, 3, 2]), COHORTS):
-        assert c(server) == pytest.approx(sum(own(server).values()) / 3, abs=1e-12)
-        assert own(server)
-
-
-@settings(max_examples=15, deadline=None)
-@given(st.lists(st.sampled_from([[0], [1], [2], [0, 1], [0, 2], [1, 2]]), min_size=1, max_size=5))
-def test_it_stays_so_for_any_cohorts(cohorts: list[list[int]]) -> None:
-    *_, server = rounds(scaffold(descent(lr=0.3)), points(0.0, 4.0, -7.0, sizes=[1, 3, 2]), cohorts)
-    assert c(server) == pytest.approx(sum(own(server).values()) / 3, abs=1e-9)
-
-
-def test_and_when_a_client_is_rejected() -> None:
-    def poison(call: ClientCall) -> ClientCall:
-        def poisoned(model, data, broadcast, state):  # type: ignore[no-untyped-def]
-            result, state = call(model, data, broadcast, state)
-            if data.client == 1 and broadcast.round == 2:
-                result = replace(result, delta={"w": result.delta["w"] * torch.nan})
-            return result, state
-
-        return poisoned
-
-    federation = points(0.0, 4.0, -7.0)
-    servers = list(rounds(scaffold(descent()), federation, [[0, 1], [0, 1], [1, 2]], measure=poison))
-    assert own(servers[0])[1] == own(servers[1])[1] != own(servers[2])[1]
-    for server in servers:
-        assert c(server) == pytest.approx(sum(own(server).values()) / 3, abs=1e-12)
-
-
-def test_absent_clients_keep_their_variate() -> None:
-    servers = list(rounds(scaffold(descent()), points(0.0, 4.0, -7.0), COHORTS))
-    assert own(servers[0])[0] == own(servers[1])[0] == own(servers[2])[0] != own(servers[3])[0]
-
-
 def test_with_absent_clients_it_ends_at_the_optimum_of_all_where_fedavg_does_not() -> None:
     federation, cohorts = points(0.0, 4.0, 8.0, sizes=[1, 4, 1]), [[0, 1], [1, 2], [0, 2]] * 25
 
@@ -111,11 +66,6 @@ def test_without_a_past_a_round_is_uniform_fedavg_bitwise() -> None:
     (ours,) = rounds(scaffold(client), federation, [[0, 1, 2]])
     (theirs,) = rounds(Algorithm(client, WeightedMean(weights="uniform")), federation, [[0, 1, 2]])
     assert torch.equal(ours.model.params["w"], theirs.model.params["w"])
-
-
-def test_a_round_without_a_result_changes_nothing() -> None:
-    before, after = rounds(scaffold(descent()), points(0.0, 4.0), [[0, 1], []])
-    assert (w(after), c(after), own(after)) == (w(before), c(before), own(before))
 
 
 def test_the_variate_is_broadcast_beside_the_parameters() -> None:

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.utils.hooks import RemovableHandle
 
+from decollapse.diagnosis.classifier_layer import classifier_layer as classifier_layer
 from decollapse.diagnosis.sparkline import spectrum_table
 from decollapse.feature_statistics import FeatureStatistics
 from decollapse.models.names import nearest_names
@@ -210,42 +210,6 @@ class CollapseProbe:
         if self._statistics is None:
             self._statistics = FeatureStatistics.empty(rows.shape[1], num_classes=self._num_classes or 1)
         self._statistics.update(rows[finite][:room], None if labels is None else labels[finite][:room])
-
-
-def classifier_layer(model: nn.Module) -> str:
-    """The name of the last `nn.Linear` of `model`, in the order of `named_modules()`: its input are the features.
-
-    Raises:
-        ValueError: there is none; or there are several heads: linear layers as wide as the last one at their input,
-            whose output fits no linear layer after them.
-
-    >>> classifier_layer(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)))
-    '2'
-    """
-    # The attention of PyTorch has a linear layer that is never called: its weights are used without it.
-    linear: list[tuple[str, nn.Linear]] = [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and not isinstance(module, NonDynamicallyQuantizableLinear)
-    ]
-    if not linear:
-        leaves = [name for name, module in model.named_modules() if name and not any(module.children())]
-        raise ValueError(
-            "the model has no nn.Linear whose input could be the features, so the layer has to be named; "
-            f"its last ones are {', '.join(leaves[-3:]) or 'none'}."
-        )
-    last, classifier = linear[-1]
-    heads = [
-        name
-        for number, (name, module) in enumerate(linear, start=1)
-        if module.in_features == classifier.in_features
-        and all(module.out_features != later.in_features for _, later in linear[number:])
-    ]
-    if len(heads) > 1:
-        raise ValueError(
-            f"the model has several linear layers that could be the classifier: {', '.join(heads)}; name one."
-        )
-    return last
 
 
 class _Hook:

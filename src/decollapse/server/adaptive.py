@@ -16,7 +16,7 @@ pseudo-gradient. Departure: FedAvg's weights by examples in place of the algorit
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -27,9 +27,46 @@ from decollapse.aggregate import Aggregate
 from decollapse.server.ranges import check_decay, check_lr
 from decollapse.tree import Tree
 
+M, V = "m/", "v/"
+
+
+class Adaptive(ABC):
+    """What the three share: all but the second moment, and the fields, whose defaults and order are each one's own."""
+
+    lr: float
+    beta1: float
+    tau: float
+    initial: float | None
+
+    @abstractmethod
+    def second_moment(self, v: Tensor, square: Tensor) -> Tensor:
+        """The next v, from the squared pseudo-gradient."""
+
+    def __post_init__(self) -> None:
+        check_lr(self.lr)
+        check_decay(beta1=self.beta1)
+        if not 0 < self.tau < math.inf:
+            raise ValueError(f"tau keeps the server's steps finite; it must be positive and finite, got {self.tau}.")
+        if self.initial is not None and not 0 <= self.initial < math.inf:
+            raise ValueError(f"initial is a second moment, finite and at least 0, got {self.initial}.")
+
+    def init(self, params: Tree, *, num_clients: int) -> Tree:
+        """First moments of 0, second ones of `initial`."""
+        start = self.tau**2 if self.initial is None else self.initial
+        second = {name: torch.full_like(leaf, start) for name, leaf in params.items()}
+        return tree.prefixed(tree.zeros_like(params), M) | tree.prefixed(second, V)
+
+    def update(self, aggregate: Aggregate, state: Tree) -> tuple[Tree, Tree]:
+        """The lines of the module's equation, in their order."""
+        delta = aggregate.delta
+        m = tree.add(tree.scale(tree.under(state, M), self.beta1), tree.scale(delta, 1 - self.beta1))
+        v = {name: self.second_moment(leaf, delta[name] ** 2) for name, leaf in tree.under(state, V).items()}
+        step = {name: self.lr * leaf / (v[name].sqrt() + self.tau) for name, leaf in m.items()}
+        return step, tree.prefixed(m, M) | tree.prefixed(v, V)
+
 
 @dataclass(frozen=True)
-class FedAdagrad:
+class FedAdagrad(Adaptive):
     """A step size for each parameter, from the sum of its squared pseudo-gradients.
 
     Attributes:
@@ -44,22 +81,13 @@ class FedAdagrad:
     tau: float = 1e-3
     initial: float | None = None
 
-    def __post_init__(self) -> None:
-        check_lr(self.lr)
-        check_decay(beta1=self.beta1)
-        _check_tau(self.tau, self.initial)
-
-    def init(self, params: Tree, *, num_clients: int) -> Tree:
-        """First moments of 0, second ones of `initial`."""
-        return _moments(params, self.tau, self.initial)
-
-    def update(self, aggregate: Aggregate, state: Tree) -> tuple[Tree, Tree]:
-        """One step."""
-        return _step(aggregate.delta, state, lambda v, square: v + square, self.lr, self.beta1, self.tau)
+    def second_moment(self, v: Tensor, square: Tensor) -> Tensor:
+        """The sum of all squares."""
+        return v + square
 
 
 @dataclass(frozen=True)
-class FedAdam:
+class FedAdam(Adaptive):
     """A step size for each parameter, from a moving average of its squared pseudo-gradients.
 
     Attributes:
@@ -77,33 +105,19 @@ class FedAdam:
     initial: float | None = None
 
     def __post_init__(self) -> None:
-        check_lr(self.lr)
-        check_decay(beta1=self.beta1, beta2=self.beta2)
-        _check_tau(self.tau, self.initial)
+        super().__post_init__()
+        check_decay(beta2=self.beta2)
 
-    def init(self, params: Tree, *, num_clients: int) -> Tree:
-        """First moments of 0, second ones of `initial`."""
-        return _moments(params, self.tau, self.initial)
-
-    def update(self, aggregate: Aggregate, state: Tree) -> tuple[Tree, Tree]:
-        """One step."""
-
-        def second(v: Tensor, square: Tensor) -> Tensor:
-            return self.beta2 * v + (1 - self.beta2) * square
-
-        return _step(aggregate.delta, state, second, self.lr, self.beta1, self.tau)
+    def second_moment(self, v: Tensor, square: Tensor) -> Tensor:
+        """The moving average of the squares."""
+        return self.beta2 * v + (1 - self.beta2) * square
 
 
 @dataclass(frozen=True)
-class FedYogi:
+class FedYogi(Adaptive):
     """FedAdam whose second moment shrinks slowly where pseudo-gradients fall.
 
-    Attributes:
-        lr: server step size, > 0; 0.001 to 0.1.
-        beta1: decay of the first moment, 0 to below 1.
-        beta2: decay of the second moment, 0 to below 1.
-        tau: > 0; the smaller, the more adaptive.
-        initial: v before the first round, >= 0; None is tau^2.
+    Its attributes are those of `FedAdam`.
     """
 
     lr: float = 0.01
@@ -113,44 +127,9 @@ class FedYogi:
     initial: float | None = None
 
     def __post_init__(self) -> None:
-        check_lr(self.lr)
-        check_decay(beta1=self.beta1, beta2=self.beta2)
-        _check_tau(self.tau, self.initial)
+        super().__post_init__()
+        check_decay(beta2=self.beta2)
 
-    def init(self, params: Tree, *, num_clients: int) -> Tree:
-        """First moments of 0, second ones of `initial`."""
-        return _moments(params, self.tau, self.initial)
-
-    def update(self, aggregate: Aggregate, state: Tree) -> tuple[Tree, Tree]:
-        """One step."""
-
-        def second(v: Tensor, square: Tensor) -> Tensor:
-            return v - (1 - self.beta2) * square * torch.sign(v - square)
-
-        return _step(aggregate.delta, state, second, self.lr, self.beta1, self.tau)
-
-
-M, V = "m/", "v/"
-
-
-def _moments(params: Tree, tau: float, initial: float | None) -> Tree:
-    start = tau**2 if initial is None else initial
-    second = {name: torch.full_like(leaf, start) for name, leaf in params.items()}
-    return tree.prefixed(tree.zeros_like(params), M) | tree.prefixed(second, V)
-
-
-def _step(
-    delta: Tree, state: Tree, second: Callable[[Tensor, Tensor], Tensor], lr: float, beta1: float, tau: float
-) -> tuple[Tree, Tree]:
-    """The lines of the module's equation, in their order."""
-    m = tree.add(tree.scale(tree.under(state, M), beta1), tree.scale(delta, 1 - beta1))
-    v = {name: second(leaf, delta[name] ** 2) for name, leaf in tree.under(state, V).items()}
-    step = {name: lr * leaf / (v[name].sqrt() + tau) for name, leaf in m.items()}
-    return step, tree.prefixed(m, M) | tree.prefixed(v, V)
-
-
-def _check_tau(tau: float, initial: float | None) -> None:
-    if not 0 < tau < math.inf:
-        raise ValueError(f"tau keeps the server's steps finite; it must be positive and finite, got {tau}.")
-    if initial is not None and not 0 <= initial < math.inf:
-        raise ValueError(f"initial is a second moment, finite and at least 0, got {initial}.")
+    def second_moment(self, v: Tensor, square: Tensor) -> Tensor:
+        """At most `(1 - beta2) square` further on, up or down."""
+        return v - (1 - self.beta2) * square * torch.sign(v - square)

@@ -59,6 +59,4 @@ class DeCov:
 
     def __call__(self, step: Step) -> Float[Tensor, ""]:
         """The penalty of this batch."""
-        if self.strength == 0.0:
-            return step.output.features.new_zeros(())
-        return self.strength * step.output.mean_over(self.layers, decov_loss)
+        return step.output.penalty(self.layers, decov_loss, strength=self.strength)

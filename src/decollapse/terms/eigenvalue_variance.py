@@ -94,7 +94,5 @@ class EigenvalueVariance:
 
     def __call__(self, step: Step) -> Float[Tensor, ""]:
         """The penalty of this batch."""
-        if self.strength == 0.0:
-            return step.output.features.new_zeros(())
         loss = partial(eigenvalue_variance, matrix=self.matrix, eps=self.eps)
-        return self.strength * step.output.mean_over(self.layers, loss)
+        return step.output.penalty(self.layers, loss, strength=self.strength)

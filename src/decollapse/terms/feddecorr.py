@@ -34,14 +34,15 @@ BatchNorm: 59.5 %, rank 35; 59.1 %, rank 67; 58.5 %, rank 71.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
-import torch
 from torch import Tensor, nn
-from torch.autograd import Function
+
+from decollapse.terms.eigenvalue_spread import eigenvalue_spread
+from decollapse.terms.moments import floating_matrix
+from decollapse.terms.ranges import check_choice, check_positive, check_strength
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -87,17 +88,17 @@ def decorrelation_loss(
         ValueError: features are no matrix or have one dimension; an unknown option; eps not above 0.
         TypeError: features are not floating-point.
 
+    >>> import torch
     >>> repeated = torch.tensor([[1.0, 2.0], [-1.0, -2.0], [3.0, 6.0]])
     >>> decorrelation_loss(repeated), decorrelation_loss(repeated, normalization="paper")
     (tensor(62.0156), tensor(1.))
     """
     _check_options(normalization, matrix, eps)
-    _check_features(features)
-    n, d = features.shape
-    x = features if features.dtype in (torch.float32, torch.float64) else features.float()
+    x = floating_matrix(features)
+    n, d = x.shape
     if n < 2:
         return x.sum() * 0.0
-    penalty: Tensor = _Penalty.apply(x, eps, matrix == "covariance")  # type: ignore[no-untyped-call]
+    penalty = eigenvalue_spread(x, pooled=matrix == "covariance", eps=eps)
     if normalization == "paper":
         return (1 + (d - 1) * penalty) / d
     return penalty * (RELEASE_STRENGTH_AT_64 if normalization == "batch_invariant" else (n - 1) ** 2 / n)
@@ -120,7 +121,7 @@ def convert_beta(beta: float, *, source: Normalization, target: Normalization, n
         raise ValueError(f"the loss has a gradient from n = 2 examples and d = 2 dimensions on, got n = {n}, d = {d}.")
     strength = {"batch_invariant": RELEASE_STRENGTH_AT_64, "release": (n - 1) ** 2 / n, "paper": (d - 1) / d}
     for normalization in (source, target):
-        _check_choice("normalization", normalization, get_args(Normalization))
+        check_choice("normalization", normalization, get_args(Normalization))
     return beta * strength[source] / strength[target]
 
 
@@ -174,119 +175,16 @@ class FedDecorr:
     layers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.beta < math.inf:
-            raise ValueError(f"beta is a penalty's strength, a finite number from 0 on, got {self.beta}.")
+        check_strength(beta=self.beta)
         _check_options(self.normalization, self.matrix, self.eps)
 
     def __call__(self, step: Step) -> Float[Tensor, ""]:
         """The penalty of this batch."""
-        if self.beta == 0.0:
-            return step.output.features.new_zeros(())
         loss = partial(decorrelation_loss, normalization=self.normalization, matrix=self.matrix, eps=self.eps)
-        return self.beta * step.output.mean_over(self.layers, loss)
-
-
-class _Penalty(Function):
-    """P of `decorrelation_loss`, with n x n products where n < d and d x d ones elsewhere.
-
-    With q_j = sum_i z_ij^2, C = z^T z and G = z z^T, `sum_ij C_ij^2 = sum_ij G_ij^2` gives
-
-        sum (lambda_i - mean)^2 (n - 1)^2 = ||G||_F^2 - sum_j q_j^2 = ||C - diag(q)||_F^2
-
-    for both matrices, if "covariance" replaces q_j, and the p_j of the gradient, by their means over j.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, features: Tensor, eps: float, pooled: bool) -> Tensor:
-        """Values only; the gradient is `_PenaltyGradient`."""
-        n, d = features.shape
-        with torch.autocast(features.device.type, enabled=False):
-            # Against the first example, a constant dimension is exactly 0, not the rounding error of its mean.
-            x = features - features[0]
-            x = x - x.mean(0)
-            variance = torch.linalg.vecdot(x, x, dim=0) / (n - 1)
-            if pooled:
-                variance = variance.mean()
-            # 0 * inf is NaN: a variance that overflows must not pass for a loss of 0.
-            inverse_std = (variance + eps).rsqrt() + 0 * variance
-            z = x * inverse_std
-            energy = torch.linalg.vecdot(z, z, dim=0)
-            if pooled:
-                energy = energy.mean().expand(d)
-            if n < d:
-                products = z @ z.T
-                spread = products.square().sum() - energy.square().sum()
-            else:
-                products = z.T @ z - torch.diag(energy)
-                spread = products.square().sum()
-        ctx.save_for_backward(features, z, products, energy, inverse_std)
-        ctx.pooled = pooled
-        value: Tensor = spread / ((n - 1) ** 2 * d * (d - 1))
-        return value
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        """The gradient with respect to the features, as a function that itself refuses to be differentiated."""
-        return _PenaltyGradient.apply(grad, *ctx.saved_tensors, ctx.pooled), None, None  # type: ignore[no-untyped-call]
-
-
-class _PenaltyGradient(Function):
-    """The gradient of `_Penalty`: `4 / s (C z - z q - z (p - q^2) / (n - 1))`, p_j = sum_i z_ij (G z)_ij.
-
-    A function of its own because `once_differentiable` lets a second derivative of `cross_entropy + penalty` pass in
-    silence, without the penalty's part. `features` is among the arguments for the same reason.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        grad: Tensor,
-        features: Tensor,
-        z: Tensor,
-        products: Tensor,
-        energy: Tensor,
-        inverse_std: Tensor,
-        pooled: bool,
-    ) -> Tensor:
-        """One product with the saved matrix, then the way back through the normalisation."""
-        n, d = z.shape
-        with torch.autocast(z.device.type, enabled=False):
-            pull = torch.addcmul(products @ z, z, energy, value=-1) if n < d else z @ products
-            along = torch.linalg.vecdot(z, pull, dim=0)
-            pull = torch.addcmul(pull, z, (along.mean() if pooled else along) / (n - 1), value=-1)
-            return pull * (inverse_std * grad * (4 / ((n - 1) ** 2 * d * (d - 1))))
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        """Refuses."""
-        raise RuntimeError(
-            "decorrelation_loss has no second derivative: leave it out of the loss you differentiate twice, "
-            "or call backward without create_graph=True."
-        )
-
-
-def _check_features(features: Tensor) -> None:
-    shape = tuple(features.shape)
-    if features.dim() > 2:
-        raise ValueError(
-            f"features need one vector an example, shape (n, d), got shape {shape}; "
-            "pool feature maps first: features.flatten(2).mean(2) for (n, channels, height, width)."
-        )
-    if features.dim() < 2:
-        raise ValueError(f"features need shape (n, d), a batch of n vectors, got shape {shape}.")
-    if shape[1] < 2:
-        raise ValueError(f"features need at least 2 dimensions, got shape {shape}.")
-    if not features.is_floating_point():
-        raise TypeError(f"features must be real floating-point numbers, got {features.dtype}; call .float() on them.")
+        return step.output.penalty(self.layers, loss, strength=self.beta)
 
 
 def _check_options(normalization: str, matrix: str, eps: float) -> None:
-    _check_choice("normalization", normalization, get_args(Normalization))
-    _check_choice("matrix", matrix, get_args(Matrix))
-    if not 0.0 < eps < math.inf:
-        raise ValueError(f"eps keeps a division finite and must be above 0, got {eps}.")
-
-
-def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{option} is one of {', '.join(choices)}, got {value!r}.")
+    check_choice("normalization", normalization, get_args(Normalization))
+    check_choice("matrix", matrix, get_args(Matrix))
+    check_positive(eps=eps)

@@ -73,6 +73,4 @@ class KoLeo:
 
     def __call__(self, step: Step) -> Float[Tensor, ""]:
         """The penalty of this batch."""
-        if self.strength == 0.0:
-            return step.output.features.new_zeros(())
-        return self.strength * step.output.mean_over(self.layers, partial(koleo_loss, eps=self.eps))
+        return step.output.penalty(self.layers, partial(koleo_loss, eps=self.eps), strength=self.strength)

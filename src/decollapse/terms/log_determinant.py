@@ -89,6 +89,4 @@ class LogDeterminant:
 
     def __call__(self, step: Step) -> Float[Tensor, ""]:
         """The penalty of this batch."""
-        if self.strength == 0.0:
-            return step.output.features.new_zeros(())
-        return self.strength * step.output.mean_over(self.layers, partial(log_determinant_loss, eps=self.eps))
+        return step.output.penalty(self.layers, partial(log_determinant_loss, eps=self.eps), strength=self.strength)

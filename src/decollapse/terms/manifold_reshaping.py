@@ -92,7 +92,6 @@ class IntraClassDecorrelation:
 
     def __call__(self, step: Step) -> Float[Tensor, ""]:
         """The penalty of this batch, a mean over `layers`."""
-        if self.mu == 0.0:
-            return step.output.features.new_zeros(())
-        loss = step.output.mean_over(self.layers, lambda z: intra_class_decorrelation(z, step.y, eps=self.eps))
-        return self.mu * loss
+        return step.output.penalty(
+            self.layers, lambda z: intra_class_decorrelation(z, step.y, eps=self.eps), strength=self.mu
+        )

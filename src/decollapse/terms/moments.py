@@ -24,21 +24,40 @@ P = ParamSpec("P")
 def feature_loss(loss: Callable[Concatenate[Tensor, P], Tensor]) -> Callable[Concatenate[Tensor, P], Tensor]:
     """Let `loss` be written for a float32 or float64 matrix of at least two examples, and be called on any features.
 
-    Raises, when called:
-        ValueError: features are no matrix or have one dimension.
-        TypeError: features are not floating-point.
+    What is no such matrix raises as in `floating_matrix`.
     """
 
     @wraps(loss)
     def checked(features: Float[Tensor, "n d"], /, *args: P.args, **kwargs: P.kwargs) -> Float[Tensor, ""]:
-        _check_features(features)
-        x = features if features.dtype in (torch.float32, torch.float64) else features.float()
+        x = floating_matrix(features)
         if len(x) < 2:
             return x.sum() * 0.0
         with torch.autocast(x.device.type, enabled=False):
             return loss(x, *args, **kwargs)
 
     return checked
+
+
+def floating_matrix(features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+    """The features in float32 or float64; half precision is widened.
+
+    Raises:
+        ValueError: features are no matrix or have one dimension.
+        TypeError: features are not floating-point.
+    """
+    shape = tuple(features.shape)
+    if features.dim() > 2:
+        raise ValueError(
+            f"features need one vector an example, shape (n, d), got shape {shape}; "
+            "pool feature maps first: features.flatten(2).mean(2) for (n, channels, height, width)."
+        )
+    if features.dim() < 2:
+        raise ValueError(f"features need shape (n, d), a batch of n vectors, got shape {shape}.")
+    if shape[1] < 2:
+        raise ValueError(f"features need at least 2 dimensions, got shape {shape}.")
+    if not features.is_floating_point():
+        raise TypeError(f"features must be real floating-point numbers, got {features.dtype}; call .float() on them.")
+    return features if features.dtype in (torch.float32, torch.float64) else features.float()
 
 
 def centre(x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
@@ -104,18 +123,3 @@ def squared_distances(z: Float[Tensor, "n d"]) -> Float[Tensor, "n n"]:
 def _nan_where_infinite(x: Tensor) -> Tensor:
     """`x`, but NaN where it overflowed: 1 / inf would pass for a legitimate 0."""
     return x + 0 * x
-
-
-def _check_features(features: Tensor) -> None:
-    shape = tuple(features.shape)
-    if features.dim() > 2:
-        raise ValueError(
-            f"features need one vector an example, shape (n, d), got shape {shape}; "
-            "pool feature maps first: features.flatten(2).mean(2) for (n, channels, height, width)."
-        )
-    if features.dim() < 2:
-        raise ValueError(f"features need shape (n, d), a batch of n vectors, got shape {shape}.")
-    if shape[1] < 2:
-        raise ValueError(f"features need at least 2 dimensions, got shape {shape}.")
-    if not features.is_floating_point():
-        raise TypeError(f"features must be real floating-point numbers, got {features.dtype}; call .float() on them.")

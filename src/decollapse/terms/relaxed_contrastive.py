@@ -102,11 +102,10 @@ class RelaxedContrastive:
 
     def __call__(self, step: Step) -> Float[Tensor, ""]:
         """The loss of this batch, a mean over `layers`."""
-        if self.strength == 0.0:
-            return step.output.features.new_zeros(())
-        return self.strength * step.output.mean_over(
+        return step.output.penalty(
             self.layers,
             lambda z: relaxed_contrastive_loss(
                 z, step.y, penalty=self.penalty, temperature=self.temperature, threshold=self.threshold
             ),
+            strength=self.strength,
         )

@@ -66,6 +66,4 @@ class Uniformity:
 
     def __call__(self, step: Step) -> Float[Tensor, ""]:
         """The penalty of this batch."""
-        if self.strength == 0.0:
-            return step.output.features.new_zeros(())
-        return self.strength * step.output.mean_over(self.layers, partial(uniformity_loss, t=self.t))
+        return step.output.penalty(self.layers, partial(uniformity_loss, t=self.t), strength=self.strength)

@@ -108,6 +108,4 @@ class HypersphericalUniformity:
 
     def __call__(self, step: Step) -> Float[Tensor, ""]:
         """The penalty of this batch, a mean over `layers`."""
-        if self.strength == 0.0:
-            return step.output.features.new_zeros(())
-        return self.strength * step.output.mean_over(self.layers, hyperspherical_uniformity_loss)
+        return step.output.penalty(self.layers, hyperspherical_uniformity_loss, strength=self.strength)

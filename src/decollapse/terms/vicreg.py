@@ -83,10 +83,8 @@ class VarianceHinge:
 
     def __call__(self, step: Step) -> Float[Tensor, ""]:
         """The penalty of this batch."""
-        if self.strength == 0.0:
-            return step.output.features.new_zeros(())
         loss = partial(variance_loss, target=self.target, eps=self.eps)
-        return self.strength * step.output.mean_over(self.layers, loss)
+        return step.output.penalty(self.layers, loss, strength=self.strength)
 
 
 @dataclass(frozen=True)
@@ -108,6 +106,4 @@ class CovariancePenalty:
 
     def __call__(self, step: Step) -> Float[Tensor, ""]:
         """The penalty of this batch."""
-        if self.strength == 0.0:
-            return step.output.features.new_zeros(())
-        return self.strength * step.output.mean_over(self.layers, covariance_loss)
+        return step.output.penalty(self.layers, covariance_loss, strength=self.strength)
