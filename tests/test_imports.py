@@ -14,7 +14,7 @@ import decollapse
 SRC = Path(decollapse.__file__).parent
 # From the ground up; a module may import from its own layer and from those before it.
 LAYERS = (
-    {"tree", "pictures"},
+    {"tree", "pictures", "worker_server"},
     {"core", "feature_statistics", "spectrum"},
     {"objective", "theory"},
     {"terms", "optim", "data", "models", "buffers", "evaluation", "schedule"},

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -19,6 +21,42 @@ def displacement(optimizer: SGD, num_steps: int, pull: float = 0.0) -> float:
         w.grad = 1 + pull * w.detach()
         built.step()
     return -w.item()
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_sgd_has_the_bits_of_pytorchs(momentum: float, weight_decay: float, nesterov: bool) -> None:
+    settings = {"lr": 0.1, "momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov and momentum > 0}
+    ours, theirs = ([nn.Parameter(torch.linspace(-1, 1, n)) for n in (7, 3, 5)] for _ in range(2))
+    started, peer = SGD(**settings)(ours), torch.optim.SGD(theirs, fused=True, **settings)
+    for _ in range(4):
+        for params, optimizer in ((ours, started), (theirs, peer)):
+            optimizer.zero_grad()
+            sum((param**3).sum() for param in params).backward()
+            optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_a_parameter_may_get_its_first_gradient_late() -> None:
+    late, early = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+    started = SGD(lr=1.0, momentum=0.5)([late, early])
+    for used in ([early], [late, early]):
+        started.zero_grad()
+        sum(used).backward()
+        started.step()
+    assert (late.item(), early.item()) == (-1.0, -2.5)
+
+
+def test_training_does_not_import_the_compiler() -> None:
+    code = (
+        "import sys, torch; from decollapse.client import ClientUpdate; from decollapse.models import MLP;"
+        "from decollapse.core import Broadcast, ClientData, ModelState; model = MLP()((4,), 2);"
+        "data = ClientData(0, torch.ones(3, 4), torch.tensor([0, 1, 0]), 2, torch.clone);"
+        "ClientUpdate()(model, data, Broadcast(1, ModelState.of(model), 0), {});"
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 # tau = 3, rho = 0.9, eta mu = 0.1; in units of the learning rate these are FedNova's ||a||_1.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from decollapse.optim import SGD, Adam, LocalOptimizer
-from decollapse.sam import SAM, SharpnessAware, perturbation
+from decollapse.sam import SAM, perturbation
 
 PLAIN = SGD(lr=0.1, momentum=0.0)
 
@@ -209,12 +209,9 @@ def test_the_closure_runs_with_gradients_on() -> None:
     assert enabled == [True, True]
 
 
-def test_lr_and_state_are_shared_with_the_base() -> None:
-    problem = Quadratic(*starts())
-    problem.run(SAM(SGD(lr=0.2, momentum=0.9)))
-    assert isinstance(problem.optimizer, SharpnessAware)
-    assert problem.optimizer.param_groups[0]["lr"] == 0.2
-    assert len(problem.optimizer.state) == len(problem.params)
+def test_a_step_without_a_closure_is_refused() -> None:
+    with pytest.raises(TypeError, match="needs a closure"):
+        SAM()([nn.Parameter(torch.ones(2))]).step()
 
 
 def test_the_step_size_is_the_bases() -> None:

@@ -48,7 +48,7 @@ class Counts:
 
 
 def test_a_client_that_never_took_part_begins_with_the_initial_states() -> None:
-    states = starting_states((CrossEntropy(), PullBack(), Counts()), {}, MODEL, client=3)
+    states = starting_states((PullBack(), Counts()), {}, MODEL, client=3)
     assert states.keys() == {"pull_back", "counts"}
     assert torch.equal(states["pull_back"]["w"], MODEL.params["w"])
     assert states["counts"]["rounds"].item() == 0
@@ -56,13 +56,13 @@ def test_a_client_that_never_took_part_begins_with_the_initial_states() -> None:
 
 def test_a_client_that_did_goes_on_from_what_it_kept() -> None:
     kept = {"counts": {"rounds": torch.tensor(5)}, "buffers": {"running_mean": torch.ones(3)}}
-    states = starting_states((CrossEntropy(), Counts()), kept, MODEL, client=3)
+    states = starting_states((Counts(),), kept, MODEL, client=3)
     assert states.keys() == {"counts"}
     assert states["counts"]["rounds"].item() == 5
 
 
 def test_the_next_states_and_what_is_sent_go_under_the_terms_names() -> None:
-    objective = (CrossEntropy(), PullBack(), Counts())
+    objective = (PullBack(), Counts())
     states = starting_states(objective, {}, MODEL, client=3)
     following, extras = following_states(objective, states, TRAINED)
     assert following.keys() == {"pull_back", "counts"}
@@ -72,7 +72,7 @@ def test_the_next_states_and_what_is_sent_go_under_the_terms_names() -> None:
 
 
 def test_a_term_that_keeps_nothing_leaves_no_trace() -> None:
-    objective = (CrossEntropy(), MOON(mu=0.0), Scheduled(CrossEntropy(label_smoothing=0.1), WarmUp()))
+    objective = (MOON(mu=0.0), Scheduled(CrossEntropy(label_smoothing=0.1), WarmUp()))
     states = starting_states(objective, {}, MODEL, client=3)
     assert following_states(objective, states, TRAINED) == ({}, {})
     assert starting_states(objective, {"buffers": {"running_mean": torch.zeros(3)}}, MODEL, client=3) == states
@@ -84,7 +84,7 @@ def test_a_state_of_another_algorithm_is_refused() -> None:
         ValueError,
         match="client 3 has a state, of buffers, moon, but nothing in it of the term 'pull_back'.*begin a new run",
     ):
-        starting_states((CrossEntropy(), PullBack()), kept, MODEL, client=3)
+        starting_states((PullBack(),), kept, MODEL, client=3)
 
 
 @pytest.mark.parametrize("name", ["w", "running_mean"])

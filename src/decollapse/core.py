@@ -58,7 +58,7 @@ class ModelState:
         """A model's own parameters and persistent buffers: what is written into them, the model has."""
         persistent = model.state_dict().keys()  # a tied parameter is there once for each name, so only its names count
         buffers = {name: buffer for name, buffer in model.named_buffers() if name in persistent}
-        return cls({name: param.detach() for name, param in model.named_parameters()}, buffers)
+        return cls(dict(model.named_parameters()), buffers)
 
     @classmethod
     def of(cls, model: nn.Module) -> ModelState:
@@ -67,13 +67,14 @@ class ModelState:
 
     def copy(self) -> ModelState:
         """The same numbers in memory of their own, laid out as they are."""
-        params = {name: leaf.clone() for name, leaf in self.params.items()}
+        params = {name: leaf.detach().clone() for name, leaf in self.params.items()}
         return ModelState(params, {name: leaf.clone() for name, leaf in self.buffers.items()})
 
     def load_into(self, model: nn.Module) -> None:
         """Overwrite the weights and buffers of `model` in place, keeping its device, dtype and memory format."""
         self.write_to(ModelState.inside(model))
 
+    @torch.no_grad()
     def write_to(self, other: ModelState) -> None:
         """Overwrite the tensors of `other` that this state has, in place."""
         for name, leaf in self.params.items():

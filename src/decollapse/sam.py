@@ -19,14 +19,14 @@ layers too. They come back from `w + eps` by subtraction, which rounds; here w i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from decollapse.optim import SGD, LocalOptimizer
+from decollapse.optim import SGD, Closure, LocalOptimizer, StartedOptimizer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,38 +81,51 @@ class SAM:
                 "SAM's base takes the step with a gradient it is given, so it cannot be SAM; use sgd or adam."
             )
 
-    def __call__(self, params: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    def __call__(self, params: Iterable[nn.Parameter]) -> StartedOptimizer:
         """An optimiser whose `step` calls its closure twice: at w, and at w + eps."""
-        base = self.base(params)
-        return SharpnessAware(base, rho=self.rho, eta=self.eta if self.adaptive else None) if self.rho else base
+        moved = list(params)
+        base = self.base(moved)
+        return SharpnessAware(base, moved, rho=self.rho, eta=self.eta if self.adaptive else None) if self.rho else base
 
     def step_size(self, num_steps: int, *, pull: float = 0.0) -> float | None:
         """The base optimiser's: a constant gradient is the same uphill. How a pull changes over `rho` is left out."""
         return self.base.step_size(num_steps, pull=pull)
 
 
-class SharpnessAware(torch.optim.Optimizer):
-    """SAM around any optimiser that needs no closure; shares its parameter groups and its state."""
+class SharpnessAware:
+    """SAM around any optimiser of the same parameters that needs no closure."""
 
-    def __init__(self, base: torch.optim.Optimizer, *, rho: float, eta: float | None = None) -> None:
-        super().__init__(base.param_groups, base.defaults)
-        self.param_groups, self.state = base.param_groups, base.state
-        self._base, self._rho, self._eta = base, rho, eta
+    def __init__(
+        self, base: StartedOptimizer, params: list[nn.Parameter], *, rho: float, eta: float | None = None
+    ) -> None:
+        self._base, self._params, self._rho, self._eta = base, params, rho, eta
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float]) -> float:  # type: ignore[override]  # without a closure there is no second gradient
-        """One base step from w, restored bit by bit even if the closure raises uphill; returns the loss at w."""
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        self._base.zero_grad()
+
+    def step(self, closure: Closure | None = None) -> Tensor:
+        """One base step from w, restored bit by bit even if the closure raises uphill; returns the loss at w.
+
+        Raises:
+            TypeError: there is no closure, and so no second gradient.
+        """
+        if closure is None:
+            raise TypeError("SAM takes the gradient at two places, so its step needs a closure that computes it.")
         evaluate = torch.enable_grad()(closure)
         loss = evaluate()
-        params = [param for group in self.param_groups for param in group["params"] if param.grad is not None]
-        kept = [param.clone() for param in params]
-        gradients = [param.grad for param in params]
-        try:
-            for param, eps in zip(params, perturbation(params, gradients, rho=self._rho, eta=self._eta), strict=True):
+        params = [param for param in self._params if param.grad is not None]
+        gradients = [param.grad for param in params if param.grad is not None]
+        with torch.no_grad():
+            kept = [param.clone() for param in params]
+            uphill = perturbation(params, gradients, rho=self._rho, eta=self._eta)
+            for param, eps in zip(params, uphill, strict=True):
                 param.add_(eps)
+        try:
             evaluate()
         finally:
-            for param, w in zip(params, kept, strict=True):
-                param.copy_(w)
+            with torch.no_grad():
+                for param, w in zip(params, kept, strict=True):
+                    param.copy_(w)
         self._base.step()
         return loss

@@ -6,43 +6,41 @@ from collections.abc import Sequence
 
 from decollapse import tree
 from decollapse.core import ClientState, ModelState
-from decollapse.objective import SendingTerm, StatefulTerm, Term, Trained
+from decollapse.objective import SendingTerm, StatefulTerm, Trained
 from decollapse.tree import Tree
 
 
-def starting_states(objective: Sequence[Term], state: ClientState, anchor: ModelState, client: int) -> ClientState:
-    """The state of each stateful term: what the client kept, or the initial one if it never took part.
+def starting_states(terms: Sequence[StatefulTerm], state: ClientState, anchor: ModelState, client: int) -> ClientState:
+    """The state of each term: what the client kept, or the initial one if it never took part.
 
     Raises:
         ValueError: the client's state has nothing of a term that keeps something, or is of another model.
     """
     found: ClientState = {}
-    for term in objective:
-        if isinstance(term, StatefulTerm):
-            kept = state.get(term.name)
-            found[term.name] = term.init_state(anchor) if kept is None else kept
-            if kept is not None:
-                _check_model(kept, anchor, term.name, client)
-            elif state and found[term.name]:
-                raise ValueError(
-                    f"client {client} has a state, of {', '.join(sorted(state))}, but nothing in it of the term "
-                    f"{term.name!r}: it is from another algorithm; begin a new run."
-                )
+    for term in terms:
+        kept = state.get(term.name)
+        found[term.name] = term.init_state(anchor) if kept is None else kept
+        if kept is not None:
+            _check_model(kept, anchor, term.name, client)
+        elif state and found[term.name]:
+            raise ValueError(
+                f"client {client} has a state, of {', '.join(sorted(state))}, but nothing in it of the term "
+                f"{term.name!r}: it is from another algorithm; begin a new run."
+            )
     return found
 
 
-def following_states(objective: Sequence[Term], states: ClientState, trained: Trained) -> tuple[ClientState, Tree]:
-    """The state of each stateful term after the round, and what the terms send to the server."""
+def following_states(terms: Sequence[StatefulTerm], states: ClientState, trained: Trained) -> tuple[ClientState, Tree]:
+    """The state of each term after the round, and what the terms send to the server."""
     following: ClientState = {}
     extras: Tree = {}
-    for term in objective:
-        if isinstance(term, StatefulTerm):
-            before = states[term.name]
-            after = term.next_state(before, trained)
-            if after:
-                following[term.name] = after
-            if isinstance(term, SendingTerm):
-                extras |= tree.prefixed(term.upload(before, after), f"{term.name}/")
+    for term in terms:
+        before = states[term.name]
+        after = term.next_state(before, trained)
+        if after:
+            following[term.name] = after
+        if isinstance(term, SendingTerm):
+            extras |= tree.prefixed(term.upload(before, after), f"{term.name}/")
     return following, extras
 
 

@@ -13,7 +13,8 @@ from members import initial_model, noisy_network, small_federation
 from decollapse.client import ClientUpdate
 from decollapse.core import Broadcast, ClientCall, ClientData, ClientResult, ClientState
 from decollapse.engines import ClientError, Engine
-from decollapse.engines.process import Process, WorkerDiedError
+from decollapse.engines.process import Process
+from decollapse.engines.worker import WorkerDiedError
 
 BROADCAST = Broadcast(round=2, model=initial_model(), seed=0)
 
@@ -91,7 +92,7 @@ def test_a_killed_worker_is_an_error_that_names_the_client_and_not_a_hang() -> N
 def test_there_are_never_more_workers_than_clients() -> None:
     federation = small_federation(num_clients=1)
     with Process(workers=8)(federation) as engine:
-        assert len(engine._pipes) == 1  # the engine's own pipes
+        assert len(engine._workers) == 1  # the engine's own workers
 
 
 def test_no_worker_is_no_engine() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -50,9 +51,7 @@ class Normalize:
                 f"the batch has {x.shape[1]} (shape {tuple(x.shape)})."
             )
         unit, dtype = (1.0, x.dtype) if x.is_floating_point() else (255.0, torch.float32)
-        shape = (-1,) + (1,) * (x.ndim - 2)
-        mean = torch.tensor([m * unit for m in self.mean], dtype=dtype, device=x.device).view(shape)
-        scale = torch.tensor([1 / (s * unit) for s in self.std], dtype=dtype, device=x.device).view(shape)
+        mean, scale = _constants(self, unit, x.ndim, dtype, x.device)
         return x.to(dtype, copy=True).sub_(mean).mul_(scale)
 
     @classmethod
@@ -70,6 +69,16 @@ class Normalize:
         # A constant column of floating-point numbers can have a std that is rounding error.
         std = torch.where(std > 1e-12 * mean.abs(), std, 1.0)
         return cls(tuple(mean.tolist()), tuple(std.tolist()))
+
+
+@lru_cache(maxsize=64)
+def _constants(
+    normalize: Normalize, unit: float, ndim: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Mean and 1 / std in units of the stored numbers, to broadcast over a batch; kept, for they cost as much as it."""
+    shape = (-1,) + (1,) * (ndim - 2)
+    mean = torch.tensor([m * unit for m in normalize.mean], dtype=dtype, device=device).view(shape)
+    return mean, torch.tensor([1 / (s * unit) for s in normalize.std], dtype=dtype, device=device).view(shape)
 
 
 def _histogram_moments(x: UInt8[Tensor, "n c h w"]) -> tuple[Float[Tensor, "c"], Float[Tensor, "c"]]:

@@ -28,6 +28,8 @@ def parameter_names(model: nn.Module, parts: tuple[str, ...]) -> set[str]:
     >>> sorted(parameter_names(model, ("norm", "head.bias")))
     ['encoder.norm1.bias', 'encoder.norm1.weight', 'head.bias']
     """
+    if not parts:
+        return set()
     first_name = {param: name for name, param in model.named_parameters()}
     every_name = {name: first_name[param] for name, param in model.named_parameters(remove_duplicate=False)}
     found: set[str] = set()
