@@ -46,7 +46,7 @@ def test_gradient_equals_finite_differences(shape: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize(("n", "d"), SHAPES)
 def test_it_trains_like_feddecorr_at_the_stated_beta(n: int, d: int) -> None:
-    features = draw(n, d)
+    features = torch.cat([draw(n, d, seed) for seed in range(3)])  # at least 16
 
     def term_gradient(term: FedDecorr | BarlowTwins) -> Tensor:
         return gradient(lambda z: term(SimpleNamespace(output=Output(z[:, :2], z))), features)

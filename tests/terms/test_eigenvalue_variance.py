@@ -77,8 +77,9 @@ def test_it_is_the_squared_norm_of_the_correlation_matrix_less_d_over_d(shape: t
 @given(n=st.integers(2, 9), d=st.integers(2, 9), seed=st.integers(0, 1000), matrix=st.sampled_from(MATRICES))
 def test_value_and_gradient_are_feddecorrs_times_a_constant(n: int, d: int, seed: int, matrix: Matrix) -> None:
     features = draw(n, d, seed)
-    factor = (d - 1) / (63**2 / 64)
-    ours, theirs = (partial(loss, matrix=matrix) for loss in (eigenvalue_variance, decorrelation_loss))
+    factor = (d - 1) / ((n - 1) ** 2 / n)
+    ours = partial(eigenvalue_variance, matrix=matrix)
+    theirs = partial(decorrelation_loss, matrix=matrix, normalization="release")
 
     torch.testing.assert_close(ours(features), factor * theirs(features), rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(gradient(ours, features), factor * gradient(theirs, features), rtol=1e-7, atol=1e-7)

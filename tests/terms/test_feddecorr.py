@@ -39,7 +39,7 @@ RECORDED = Path(__file__).with_name("feddecorr_release.npz")
 OPTIONS = [
     {"normalization": normalization, "matrix": matrix} for normalization, matrix in product(NORMALIZATIONS, MATRICES)
 ]
-SHAPES = [(6, 17), (17, 6), (9, 9), (3, 2)]
+SHAPES = [(6, 17), (17, 6), (9, 9), (3, 2), (18, 25)]
 
 
 def draw(n: int, d: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -73,7 +73,10 @@ def naive_loss(features: Tensor, normalization: Normalization, matrix: Matrix, e
     penalty = naive_penalty(features, matrix, eps)
     if normalization == "paper":
         return 1 / d + (d - 1) / d * penalty
-    return penalty * (62.015625 if normalization == "batch_invariant" else (n - 1) ** 2 / n)
+    release = (n - 1) ** 2 / n
+    if normalization == "release":
+        return penalty * release
+    return penalty * (62.015625 * min(release / (15**2 / 16), 1) if n > 2 else 0)
 
 
 # Numbers one can do by hand.
@@ -88,16 +91,16 @@ def test_uncorrelated_dimensions_cost_nothing() -> None:
 @pytest.mark.parametrize("matrix", MATRICES)
 def test_dimensions_that_repeat_one_another_cost_the_most(matrix: Matrix) -> None:
     repeated = torch.tensor([[1.0, 1.0, -1.0], [3.0, 3.0, -3.0], [-4.0, -4.0, 4.0], [0.0, 0.0, 0.0]])
-    loss = partial(decorrelation_loss, repeated, matrix=matrix)
+    loss = partial(decorrelation_loss, repeated.repeat(4, 1), matrix=matrix)
 
     assert loss(normalization="batch_invariant").item() == pytest.approx(63**2 / 64)
-    assert loss(normalization="release").item() == pytest.approx(3**2 / 4)
+    assert loss(normalization="release").item() == pytest.approx(15**2 / 16)
     assert loss(normalization="paper").item() == pytest.approx(1.0)
 
 
 def test_a_correlation_of_one_half_costs_a_quarter() -> None:
     # Sums of squares 2 and 2, product 1: K_01 = 1/2.
-    half = torch.tensor([[1.0, 1.0], [-1.0, 0.0], [0.0, -1.0]], dtype=torch.float64)
+    half = torch.tensor([[1.0, 1.0], [-1.0, 0.0], [0.0, -1.0]], dtype=torch.float64).repeat(6, 1)
 
     assert decorrelation_loss(half).item() == pytest.approx(RELEASE_STRENGTH_AT_64 / 4)
     assert decorrelation_loss(half, normalization="paper").item() == pytest.approx((2 + 2 / 4) / 4)
@@ -105,10 +108,45 @@ def test_a_correlation_of_one_half_costs_a_quarter() -> None:
 
 def test_only_the_covariance_sees_unequal_variances() -> None:
     # Uncorrelated, variances in the ratio 3 : 1, so eigenvalues are 1.5 and 0.5 after scaling: P = (2 * 0.25) / 2.
-    unequal = torch.tensor([[3**0.5, 1.0], [3**0.5, -1.0], [-(3**0.5), 1.0], [-(3**0.5), -1.0]], dtype=torch.float64)
+    unequal = torch.tensor([[3**0.5, 1.0], [3**0.5, -1.0], [-(3**0.5), 1.0], [-(3**0.5), -1.0]]).double().repeat(4, 1)
 
     assert decorrelation_loss(unequal, matrix="correlation").item() == pytest.approx(0.0)
     assert decorrelation_loss(unequal, matrix="covariance").item() == pytest.approx(RELEASE_STRENGTH_AT_64 / 4)
+
+
+# Few examples.
+
+
+def test_the_default_is_the_same_at_every_batch_size_from_16_on() -> None:
+    repeated = torch.randn(16, 1, generator=torch.Generator().manual_seed(0)).double().expand(16, 5)
+
+    losses = [decorrelation_loss(repeated.repeat(copies, 1)).item() for copies in (1, 4, 16)]
+    assert losses == pytest.approx([63**2 / 64] * 3)
+
+
+def test_below_16_it_falls_as_the_releases_does() -> None:
+    features = draw(15, 4)
+
+    both = [decorrelation_loss(features[:n], normalization="batch_invariant") for n in (15, 8)]
+    release = [decorrelation_loss(features[:n], normalization="release") for n in (15, 8)]
+    assert both[0] / release[0] == pytest.approx(both[1] / release[1]) == pytest.approx((63**2 / 64) / (15**2 / 16))
+
+
+def test_two_examples_cost_nothing_and_pull_nowhere() -> None:
+    nearly_equal = torch.tensor([[1.0, 2.0, 3.0], [1.0001, 2.0, 4.0]], dtype=torch.float64)
+
+    assert decorrelation_loss(nearly_equal).item() == 0.0
+    assert gradient(decorrelation_loss, nearly_equal).tolist() == [[0.0] * 3] * 2
+
+
+@pytest.mark.parametrize("n", range(2, 16))
+def test_a_small_last_batch_of_pooled_relu_features_pulls_no_harder_than_16_examples_could(n: int) -> None:
+    def steepness(size: int) -> float:
+        generator = torch.Generator().manual_seed(0)
+        draws = [torch.relu(0.3 * torch.randn(size, 64, 16, generator=generator) - 0.4).mean(2) for _ in range(30)]
+        return float(torch.stack([gradient(decorrelation_loss, draw).norm() for draw in draws]).median())
+
+    assert steepness(n) < 1.5 * steepness(16)
 
 
 # An independent formula.

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from decollapse.terms.feddecorr import RELEASE_STRENGTH_AT_64, decorrelation_loss
+from decollapse.terms.feddecorr import RELEASE_STRENGTH_AT_64, decorrelation_loss, trust
 from decollapse.terms.ranges import check_positive
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class AdaptiveFedDecorr:
         """The paper's loss at this client's beta, in FedDecorr's scale; 1 / target in a batch that is too small."""
         loss = step.output.mean_over(self.layers, lambda z: decorrelation_loss(z, normalization="paper"))
         if len(step.output.features) - 1 <= self.target:
-            loss = loss - loss.detach() + 1 / self.target  # the gradient stays
+            loss = trust(len(step.output.features)) * (loss - loss.detach()) + 1 / self.target  # the gradient stays
         return float(step.state["beta"]) * RELEASE_STRENGTH_AT_64 * loss
 
     def next_state(self, state: Tree, trained: Trained) -> Tree:

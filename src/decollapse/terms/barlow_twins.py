@@ -8,10 +8,10 @@ Reduction", ICML 2021, https://arxiv.org/abs/2103.03230. Reference code: https:/
 
 With one view K is FedDecorr's correlation matrix, its diagonal is 1, and with P of `decorrelation_loss`
 
-    loss = off_diagonal * d (d - 1) P = off_diagonal * d (d - 1) / 62.016 * decorrelation_loss(features)
+    loss = off_diagonal * d (d - 1) P        P of `decorrelation_loss`
 
-so that `FedDecorr(beta)` and `BarlowTwins(62.016 beta / (d (d - 1)))` train alike. It is kept because it is looked for
-under this name, and because its strength is per pair of dimensions: one value means the more the more features there
+so that `FedDecorr(beta)` and `BarlowTwins(62.016 beta / (d (d - 1)))` train alike with 16 examples or more. It is kept
+because it is looked for under this name, and because its strength is per pair of dimensions: one value means the more the more features there
 are. The paper's 0.0051 corresponds to beta 0.33 with 64 features, to 5.4 with 256 and to 135 with 1280.
 
 Departures. There is one view. The diagonal is left out, where a constant dimension has 0 and not 1: it counts as
@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
-from decollapse.terms.feddecorr import RELEASE_STRENGTH_AT_64, decorrelation_loss
+from decollapse.terms.feddecorr import decorrelation_loss
 from decollapse.terms.ranges import check_strength
 
 if TYPE_CHECKING:
@@ -39,14 +39,16 @@ if TYPE_CHECKING:
 def barlow_loss(features: Float[Tensor, "n d"], *, off_diagonal: float = 0.0051) -> Float[Tensor, ""]:
     """`off_diagonal` times the sum of the squared correlations of different dimensions.
 
-    Edge cases, precision and errors are those of `decorrelation_loss`; so is the missing second derivative.
+    Precision and errors are those of `decorrelation_loss`; so is the missing second derivative. It keeps its strength,
+    and a steep gradient, where examples are few.
 
     >>> import torch
     >>> barlow_loss(torch.tensor([[1.0, 2.0], [-1.0, -2.0], [3.0, 6.0]]))  # two pairs of correlation 1
     tensor(0.0102)
     """
-    pairs = features.shape[-1] * (features.shape[-1] - 1) if features.dim() else 0
-    return off_diagonal * pairs / RELEASE_STRENGTH_AT_64 * decorrelation_loss(features)
+    loss = decorrelation_loss(features, normalization="release")
+    n, d = features.shape
+    return off_diagonal * d * (d - 1) * n / max(n - 1, 1) ** 2 * loss
 
 
 @dataclass(frozen=True)

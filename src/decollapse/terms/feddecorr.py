@@ -8,7 +8,7 @@ For a batch of n feature vectors of dimension d, let lambda_1..lambda_d be the e
 The paper penalises their variance, `sum (lambda_i - mean)^2 = ||K||_F^2 - d`, through `L = ||K||_F^2 / d^2`. L is
 exactly one over the participation ratio of the spectrum: FedDecorr maximises the number of dimensions in use.
 
-Departures. The default strength does not depend on the batch size; the release's grows with it. `matrix="covariance"`
+Departures. The default strength does not depend on the batch size from 16 on; the release's grows with it. `matrix="covariance"`
 is ours: L for the covariance, `||C||_F^2 / (tr C)^2`, the same number where all variances are equal. A correlation
 knows no variance, so to the paper's formula a unit that never fires is as good as an independent one: **without
 BatchNorm, ReLU units die of it.** C counts a dead dimension as lost, has no 1 / std in its gradient, and no coefficient
@@ -55,6 +55,9 @@ Matrix = Literal["correlation", "covariance"]
 RELEASE_STRENGTH_AT_64 = 63**2 / 64
 """62.016, the release's (n - 1)^2 / n at its batch of n = 64: with it, beta means here what it means there."""
 
+FEW = 16
+"""Examples below which a correlation is mostly noise, and `batch_invariant` falls with n as `release` does."""
+
 
 def decorrelation_loss(
     features: Float[Tensor, "n d"],
@@ -71,14 +74,18 @@ def decorrelation_loss(
         P     = sum_i (lambda_i - mean lambda)^2 / (d (d - 1))        = mean of K_ij^2 over i != j, from 0 to 1
         loss  = 62.016 P  |  (n - 1)^2 / n P  |  (1 + (d - 1) P) / d  = ||K||_F^2 / d^2 = 1 / participation ratio
 
-    Independent dimensions have P of about 1 / (n - 1), because the rank of K is below n. With n = 2, P is 1 and has no
-    gradient; with n = 1 or 0 the loss is 0, connected to the graph. A non-finite feature, or an overflowing variance,
-    makes loss and gradient NaN: nothing is masked. There is no second derivative: asking for one raises RuntimeError.
+    Independent dimensions have P of about 1 / (n - 1), because the rank of K is below n. The fewer the examples, the
+    likelier some dimension hardly differs between them, and its gradient is up to 1 / sqrt(eps): with n below 16 the
+    first form is 4.41 (n - 1)^2 / n P, which keeps the gradient about what it is at 16, and with n = 2, where every
+    correlation is 1 or -1, it is 0. With n = 1 or 0 every form is 0, connected to the graph. A non-finite feature, or
+    an overflowing variance, makes loss and gradient NaN: nothing is masked. There is no second derivative: asking for
+    one raises RuntimeError.
 
     Args:
         features: the input of the classifier. Half precision is computed, and returned, in float32.
-        normalization: "batch_invariant" means the same at every batch size; "release" is the reference release's
-            formula, equal at n = 64, weaker in smaller batches; "paper" is the paper's. `convert_beta` translates.
+        normalization: "batch_invariant" means the same at every batch size from 16 on; "release" is the reference
+            release's formula, equal at n = 64, weaker in smaller batches; "paper" is the paper's. `convert_beta`
+            translates.
         matrix: "correlation" is the paper's, blind to each dimension's scale: a constant one counts as uncorrelated,
             and the gradient of one with a small s_j is large, as 1 / s_j, down to s_j = sqrt(eps). "covariance" keeps
             the scales: a constant dimension costs as a lost one. The choice for features without BatchNorm.
@@ -89,7 +96,7 @@ def decorrelation_loss(
         TypeError: features are not floating-point.
 
     >>> import torch
-    >>> repeated = torch.tensor([[1.0, 2.0], [-1.0, -2.0], [3.0, 6.0]])
+    >>> repeated = torch.tensor([[1.0, 2.0], [-1.0, -2.0]]).repeat(32, 1)
     >>> decorrelation_loss(repeated), decorrelation_loss(repeated, normalization="paper")
     (tensor(62.0156), tensor(1.))
     """
@@ -101,7 +108,7 @@ def decorrelation_loss(
     penalty = eigenvalue_spread(x, pooled=matrix == "covariance", eps=eps)
     if normalization == "paper":
         return (1 + (d - 1) * penalty) / d
-    return penalty * (RELEASE_STRENGTH_AT_64 if normalization == "batch_invariant" else (n - 1) ** 2 / n)
+    return penalty * _strength(normalization, n)
 
 
 def convert_beta(beta: float, *, source: Normalization, target: Normalization, n: int, d: int) -> float:
@@ -111,18 +118,32 @@ def convert_beta(beta: float, *, source: Normalization, target: Normalization, n
         beta: the coefficient under `source`.
         source: the normalisation it was chosen for.
         target: the one to use it with.
-        n: batch size, >= 2.
+        n: batch size, >= 3.
         d: feature dimension, >= 2.
 
     >>> round(convert_beta(0.1, source="release", target="paper", n=64, d=1280), 2)
     6.21
     """
-    if n < 2 or d < 2:
-        raise ValueError(f"the loss has a gradient from n = 2 examples and d = 2 dimensions on, got n = {n}, d = {d}.")
-    strength = {"batch_invariant": RELEASE_STRENGTH_AT_64, "release": (n - 1) ** 2 / n, "paper": (d - 1) / d}
+    if n < 3 or d < 2:
+        raise ValueError(f"the loss has a gradient from n = 3 examples and d = 2 dimensions on, got n = {n}, d = {d}.")
     for normalization in (source, target):
         check_choice("normalization", normalization, get_args(Normalization))
-    return beta * strength[source] / strength[target]
+    of_source, of_target = ((d - 1) / d if each == "paper" else _strength(each, n) for each in (source, target))
+    return beta * of_source / of_target
+
+
+def _strength(normalization: Normalization, n: int) -> float:
+    """The factor of P."""
+    return (n - 1) ** 2 / n if normalization == "release" else RELEASE_STRENGTH_AT_64 * trust(n)
+
+
+def trust(n: int) -> float:
+    """How much of its strength a penalty on the correlations of n examples keeps: 0 up to n = 2, 1 from 16 on.
+
+    >>> [round(trust(n), 2) for n in (2, 3, 8, 16, 64)]
+    [0.0, 0.09, 0.44, 1.0, 1.0]
+    """
+    return min(1.0, ((n - 1) ** 2 / n) / ((FEW - 1) ** 2 / FEW)) if n > 2 else 0.0
 
 
 class FedDecorrLoss(nn.Module):
