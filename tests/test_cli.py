@@ -112,7 +112,9 @@ def test_every_method_is_listed_with_its_source(capsys: pytest.CaptureFixture[st
     assert moon["settings"] == {"mu": 1.0, "temperature": None, "compat": "paper"}
 
 
-@pytest.mark.parametrize("command", ["run", "resume", "compare", "report", "diagnose", "list", "demo"])
+@pytest.mark.parametrize(
+    "command", ["run", "resume", "compare", "report", "diagnose", "figures", "theory", "list", "demo"]
+)
 def test_every_help_has_an_example(capsys: pytest.CaptureFixture[str], command: str) -> None:
     code, out, _ = run(capsys, command, "--help")
     assert code == 0

@@ -21,6 +21,7 @@ from decollapse.config import from_table, load_recipe
 from decollapse.experiment import Experiment, prepare
 
 ROOT = Path(__file__).resolve().parents[1]
+COMMANDS = ("run", "resume", "compare", "report", "diagnose", "figures", "theory", "list", "demo")
 METHODS = ROOT / "docs" / "methods.md"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
@@ -102,7 +103,7 @@ def test_the_commands_of_the_readme_run_and_say_what_it_shows(
 
 def test_the_guide_names_every_command() -> None:
     guide = (ROOT / "docs" / "guide.md").read_text()
-    for command in ("run", "resume", "compare", "report", "diagnose", "list", "demo"):
+    for command in COMMANDS:
         assert f"`decollapse {command}" in guide
 
 

@@ -148,7 +148,9 @@ def test_a_diverged_model_has_no_federated_spectrum_and_the_run_goes_on(engine: 
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         records = [record for record, _ in run(diverging)]
-    assert "no federated spectrum: client 0 failed in round 1: ValueError: client 0: features must be" in str(said[0].message)
+    assert "no federated spectrum: client 0 failed in round 1: ValueError: client 0: features must be" in str(
+        said[0].message
+    )
     assert records[-1].round == 3
     assert records[1].federated is None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,6 @@ from decollapse.theory import (
     rate_errors,
     velocity,
 )
-from decollapse.theory.drawing import Line, Look, Panel, picture
 from decollapse.theory.plots import averaging_picture, growth_picture, push_picture, rank_picture
 from decollapse.theory.study import class_labels
 from decollapse.theory.tables import answer
@@ -468,39 +468,26 @@ def test_a_round_without_clients_or_sizes_is_refused(num_clients: int, ratio: fl
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def curves(drawing: str) -> list[ElementTree.Element]:
-    return list(ElementTree.fromstring(drawing).iter(f"{SVG}polyline"))
-
-
-def test_a_line_is_drawn_from_corner_to_corner_and_cut_below_a_logarithmic_axis() -> None:
-    look = Look("#000000")
-    linear = picture("t", [Panel("", "x", "y", [Line([0, 1], [0, 1], look)], (0, 1))], [])
-    assert curves(linear)[0].get("points") == "0.0,250.0 776.0,0.0"
-    log = picture("t", [Panel("", "x", "y", [Line([0, 1, 2], [1e-9, 1, 100], look)], (1, 100), log=True)], [])
-    assert curves(log)[0].get("points") == "388.0,250.0 776.0,0.0"
-
-
-def test_words_of_a_picture_are_escaped() -> None:
-    drawing = picture(
-        "a < b", [Panel("<i>", "&", "y", [Line([0, 1], [0, 1], Look("#000000"))], (0, 1))], [("<k>", Look("#0"))]
-    )
-    words = [
-        element.text for element in ElementTree.fromstring(drawing).iter() if element.text and element.text.strip()
-    ]
-    assert {"a < b", "<i>", "&", "<k>"} <= set(words)
-
-
-def test_the_pictures_of_one_client_show_every_alpha_and_repeat_their_bytes() -> None:
+def test_the_pictures_of_one_client_show_every_alpha() -> None:
     results = [grow(SMALL, alpha, seed=seed, num_times=3) for alpha in (0.01, 0.5, None) for seed in (0, 1)]
-    for draw_picture, panels, per_panel in ((rank_picture, 2, 3), (push_picture, 2, 3)):
-        drawing = draw_picture(results)
-        assert len(curves(drawing)) == panels * per_panel
-        assert all(words in drawing for words in ("alpha = 0.01", "alpha = 0.5", "IID"))
-        assert drawing == draw_picture(results)
-    drawn = curves(growth_picture(results))
-    assert len(drawn) == 3 * (1 + 4)  # three panels: the threshold, and four singular values
-    grown = sum(curve.get("stroke") == "#d55e00" for curve in drawn)
+    for draw in (rank_picture, push_picture):
+        figure = draw(results)
+        assert [len(axis.lines) for axis in figure.axes] == [3, 3]
+        assert [words.get_text() for words in figure.legends[0].get_texts()] == ["alpha = 0.01", "alpha = 0.5", "IID"]
+    means = [np.mean([result.grown for result in results[at : at + 2]], axis=0) for at in (0, 2, 4)]
+    drawn = [line.get_ydata() for line in rank_picture(results).axes[0].lines]
+    np.testing.assert_allclose(drawn, means)
+    figure = growth_picture(results)
+    curves = [line for axis in figure.axes for line in axis.lines]
+    assert len(curves) == 3 * (1 + 4)  # three panels: the threshold, and four singular values
+    grown = sum(curve.get_color() == "#d55e00" for curve in curves)
     assert grown == sum(result.grown[-1] for result in results[::2])
+
+
+def test_the_push_ends_where_g_has_no_more_singular_values() -> None:
+    (one,) = [grow(SMALL, 0.01, seed=0, num_times=2)]
+    drawn = np.asarray(push_picture([one]).axes[0].lines[0].get_ydata())
+    assert int(np.isfinite(drawn).sum()) == int((one.push >= 1e-3 * one.push[0]).sum()) < len(drawn)
 
 
 def test_the_picture_of_averaging_shows_each_client_and_three_wholes() -> None:
@@ -509,7 +496,8 @@ def test_the_picture_of_averaging_shows_each_client_and_three_wholes() -> None:
         for alpha in (0.01, None)
         for ratio in (1.0, 4.0)
     ]
-    assert len(curves(averaging_picture(results))) == 2 * (1 + 3 + 3)  # unequal clients are left to the table
+    figure = averaging_picture(results)
+    assert [len(axis.lines) for axis in figure.axes] == 2 * [1 + 3 + 3]  # unequal clients are left to the table
 
 
 @pytest.fixture
@@ -528,9 +516,17 @@ def test_the_command_prints_a_table_or_json_and_writes_its_pictures(
     printed = capsys.readouterr()
     assert all(word in printed.out for word in ("alpha = 0.01", "IID", "rank of G", "grown", "entropy rank", "seconds"))
     written = sorted((tmp_path / "new").iterdir())
-    assert [path.name for path in written] == ["theory_growth.svg", "theory_push.svg", "theory_rank.svg"]
+    names = [f"theory_{name}.{suffix}" for name in ("growth", "push", "rank") for suffix in ("png", "svg")]
+    assert [path.name for path in written] == names
     assert set(printed.err.split()) == {str(path) for path in written}
-    assert all(ElementTree.parse(path).getroot().tag == f"{SVG}svg" for path in written)
+    drawings = [path for path in written if path.suffix == ".svg"]
+    assert all(ElementTree.parse(path).getroot().tag == f"{SVG}svg" for path in drawings)
+    assert all("alpha = 0.01" in path.read_text() for path in drawings)  # text is text
+
+    before = {path: path.read_bytes() for path in written}
+    assert cli.run_command(["theory", *few, "--out", str(tmp_path / "new")]) == 0
+    assert {path: path.read_bytes() for path in written} == before
+    capsys.readouterr()
 
     assert cli.run_command(["theory", *few, "--json"]) == 0
     first, last = json.loads(capsys.readouterr().out)
@@ -541,6 +537,17 @@ def test_the_command_prints_a_table_or_json_and_writes_its_pictures(
     equal, unequal = json.loads(capsys.readouterr().out)
     assert (equal["sizes"], unequal["sizes"]) == ("equal", "1 to 16")
     assert equal["largest_averaged"] > 0
+
+
+@pytest.mark.usefixtures("quick")
+def test_pictures_without_matplotlib_are_a_mistake_and_numbers_are_not(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    few = ["theory", "--seeds", "1", "--horizon", "2"]
+    assert cli.run_command([*few, "--out", str(tmp_path)]) == 2
+    assert "pip install 'decollapse[figures]'" in capsys.readouterr().err
+    assert cli.run_command(few) == 0
 
 
 def test_the_command_checks_the_rates(capsys: pytest.CaptureFixture[str]) -> None:

@@ -133,7 +133,9 @@ def test_a_batch_of_one_moves_nothing() -> None:
 
 
 @pytest.mark.parametrize("n", [1, 2, 4, 9])
-def test_a_batch_that_cannot_reach_the_target_counts_as_on_target_and_keeps_what_is_trusted_of_its_gradient(n: int) -> None:
+def test_a_batch_that_cannot_reach_the_target_counts_as_on_target_and_keeps_what_is_trusted_of_its_gradient(
+    n: int,
+) -> None:
     features = draw(n, 5).requires_grad_()
     small, other = AdaptiveFedDecorr(target=8.0), AdaptiveFedDecorr(target=1e-3)
     value = small(step(features, beta(0.3)))

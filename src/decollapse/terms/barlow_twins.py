@@ -8,11 +8,12 @@ Reduction", ICML 2021, https://arxiv.org/abs/2103.03230. Reference code: https:/
 
 With one view K is FedDecorr's correlation matrix, its diagonal is 1, and with P of `decorrelation_loss`
 
-    loss = off_diagonal * d (d - 1) P        P of `decorrelation_loss`
+    loss = off_diagonal * d (d - 1) P
 
 so that `FedDecorr(beta)` and `BarlowTwins(62.016 beta / (d (d - 1)))` train alike with 16 examples or more. It is kept
-because it is looked for under this name, and because its strength is per pair of dimensions: one value means the more the more features there
-are. The paper's 0.0051 corresponds to beta 0.33 with 64 features, to 5.4 with 256 and to 135 with 1280.
+because it is looked for under this name, and because its strength is per pair of dimensions: one value means the more
+the more features there are. The paper's 0.0051 corresponds to beta 0.33 with 64 features, to 5.4 with 256 and to 135
+with 1280.
 
 Departures. There is one view. The diagonal is left out, where a constant dimension has 0 and not 1: it counts as
 uncorrelated. z-scores are FedDecorr's, 1e-8 added to the variance of divisor n - 1; the reference code's BatchNorm

@@ -10,7 +10,8 @@ The paper wants this, and replaces it by a Frobenius norm that needs no eigenval
     loss = (||K||_F^2 - d) / d = (d - 1) P        P of `decorrelation_loss`
 
 so `FedDecorr(beta)` and `EigenvalueVariance(62.016 beta / (d - 1))` train alike with 16 examples or more, and the
-default here is FedDecorr's 0.1 with 64 features. This one is the slow, exact reference that FedDecorr is compared with; train with FedDecorr.
+default here is FedDecorr's 0.1 with 64 features. This one is the slow, exact reference that FedDecorr is compared with;
+train with FedDecorr.
 
 Departures. A constant dimension has 0 on the diagonal of K, not 1. The variance this adds to the eigenvalues is taken
 off again, so that it counts as uncorrelated, as it does in `decorrelation_loss`.

@@ -8,11 +8,11 @@ For a batch of n feature vectors of dimension d, let lambda_1..lambda_d be the e
 The paper penalises their variance, `sum (lambda_i - mean)^2 = ||K||_F^2 - d`, through `L = ||K||_F^2 / d^2`. L is
 exactly one over the participation ratio of the spectrum: FedDecorr maximises the number of dimensions in use.
 
-Departures. The default strength does not depend on the batch size from 16 on; the release's grows with it. `matrix="covariance"`
-is ours: L for the covariance, `||C||_F^2 / (tr C)^2`, the same number where all variances are equal. A correlation
-knows no variance, so to the paper's formula a unit that never fires is as good as an independent one: **without
-BatchNorm, ReLU units die of it.** C counts a dead dimension as lost, has no 1 / std in its gradient, and no coefficient
-of its own.
+Departures. The default strength does not depend on the batch size from 16 on; the release's grows with it.
+`matrix="covariance"` is ours: L for the covariance, `||C||_F^2 / (tr C)^2`, the same number where all variances are
+equal. A correlation knows no variance, so to the paper's formula a unit that never fires is as good as an independent
+one: **without BatchNorm, ReLU units die of it.** C counts a dead dimension as lost, has no 1 / std in its gradient, and
+no coefficient of its own.
 
     use "correlation"                     with BatchNorm in front of the features, and to reproduce the paper
     use "covariance", beta 0.01 to 0.03   without BatchNorm; with it, both did about the same
@@ -22,10 +22,10 @@ accuracy in % (seeds differ by 7 to 14 points), dead units of 128, effective ran
 
                         without norm: accuracy  dead  rank    with BatchNorm: accuracy  dead  rank
     no penalty                            65.6    23   3.5                        82.9     0    35
-    correlation, beta 0.03                63.7    74   3.9                        82.6     0    49
-                 beta 0.1                 55.7    92   3.6                        80.4     0    58
-    covariance,  beta 0.03                74.5    14  12.7                        82.3     0    50
-                 beta 0.1                 59.1     8  27.1                        79.3     0    60
+    correlation, beta 0.03                63.1    73   3.9                        82.5     0    49
+                 beta 0.1                 55.6    93   3.6                        80.6     0    58
+    covariance,  beta 0.03                74.3    14  12.6                        82.5     0    50
+                 beta 0.1                 59.3     8  26.9                        79.1     0    60
 
 It does not always pay. 1,500 Fashion-MNIST images, well-scaled weights, no norm, 2 seeds: no penalty 72.0 %, 0 dead,
 rank 13; correlation, beta 0.1: 62.9 %, 46 dead, rank 8; covariance, beta 0.1: 68.6 %, 0 dead, rank 53. With

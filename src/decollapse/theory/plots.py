@@ -1,27 +1,31 @@
-"""The pictures of the theory page: results of `study` in, SVG out."""
+"""The pictures of the theory page: results of `study` in, matplotlib figures out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
-from decollapse.theory.drawing import SOFT, Line, Look, Panel, picture
+from decollapse.pictures import SOFT, Look, axes_in_rows, colors, legend
 from decollapse.theory.study import GROWN, Averaging, Growth
 
-PALETTE = ("#e8a100", "#eb7852", "#cb4678", "#9a179b", "#5b02a3", "#0d0887")
-"""Plasma, its yellow end darkened: from the most unequal clients to the equal ones; its lightness falls steadily."""
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 FLOOR = 1e-2
 """Singular values below are not drawn: those that never grow stay a little above it."""
+LEAST = 1e-3
+"""The same of singular values relative to the largest: most of G's are zero up to rounding."""
 CLIENT, MEAN, AVERAGED, POOLED = (
-    Look("#b9bfcc", 1.2),
-    Look("#d55e00", 2.5, "2 4"),
-    Look("#d55e00", 3),
-    Look("#0072b2", 3),
+    Look("#b9bfcc", 0.8),
+    Look("#d55e00", 1.6, ":"),
+    Look("#d55e00", 2.0),
+    Look("#0072b2", 2.0),
 )
-GREW, STAYED, THRESHOLD = Look("#d55e00"), Look("#b9bfcc", 1.6), Look(SOFT, 1.2, "5 4")
+GREW, STAYED, THRESHOLD = Look("#d55e00"), Look("#b9bfcc", 1.0), Look(SOFT, 0.9, "--")
 
 Result = TypeVar("Result", Growth, Averaging)
 
@@ -35,83 +39,75 @@ def label(alpha: float | None) -> str:
     return "IID" if alpha is None else f"alpha = {alpha:g}"
 
 
-def growth_picture(results: Sequence[Growth]) -> str:
+def growth_picture(results: Sequence[Growth]) -> Figure:
     """Every singular value of Pi over time, of the first seed: the most unequal client, one between, the last."""
     groups = _by_alpha(results)
-    chosen = [groups[index] for index in sorted({0, len(groups) // 2, len(groups) - 1})]
-    high = 1.3 * max(float(group[0].spectra.max()) for group in chosen)
-    panels = []
-    for group in chosen:
-        first = group[0]
+    chosen = [groups[index][0] for index in sorted({0, len(groups) // 2, len(groups) - 1})]
+    high = 1.3 * max(float(first.spectra.max()) for first in chosen)
+    figure, axes = axes_in_rows(len(chosen), columns=3)
+    for axis, first in zip(axes, chosen, strict=True):
         threshold = GROWN * float(first.spectra[0, 0])
-        curves = [
-            Line(first.times, values.tolist(), GREW if values[-1] > threshold else STAYED)
-            for values in reversed(first.spectra.T)
-            if values[0] >= FLOOR
-        ]
-        dashed = Line([first.times[0], first.times[-1]], [threshold, threshold], THRESHOLD)
-        title = f"{label(first.alpha)}: {first.classes} classes, {first.grown[-1]} grown"
-        panels.append(Panel(title, "time N t", "singular values of Π", [dashed, *curves], (FLOOR, high), log=True))
-    keys = [("grown", GREW), ("not grown", STAYED), ("twice the largest at the start", THRESHOLD)]
-    return picture("Singular values of the features' linear map over time", panels, keys)
+        axis.axhline(threshold, **THRESHOLD.style)
+        for values in reversed(first.spectra.T):
+            if values[0] >= FLOOR:
+                axis.plot(first.times, values.tolist(), **(GREW if values[-1] > threshold else STAYED).style)
+        axis.set(title=f"{label(first.alpha)}: {first.classes} classes,\n{first.grown[-1]} grown")
+        axis.set(xlabel="time N t", ylabel="singular values of Π")
+        _logarithmic(axis, FLOOR, high)
+    legend(figure, [("grown", GREW), ("not grown", STAYED), ("twice the largest at the start", THRESHOLD)])
+    return figure
 
 
-def rank_picture(results: Sequence[Growth]) -> str:
+def rank_picture(results: Sequence[Growth]) -> Figure:
     """Left: singular values grown, right: the entropy rank of Pi, over time, each the mean over seeds."""
-    groups = _by_alpha(results)
     sides: list[tuple[str, Callable[[Growth], Sequence[float]]]] = [
         ("singular values grown", lambda growth: growth.grown),
         ("entropy rank of Π", lambda growth: growth.entropy_rank),
     ]
-    panels = []
-    for title, measure in sides:
-        means = [torch.tensor([list(measure(growth)) for growth in group]).double().mean(dim=0) for group in groups]
-        lines = [
-            Line(group[0].times, mean.tolist(), look)
-            for group, mean, look in zip(groups, means, _looks(groups), strict=True)
-        ]
-        high = max(1.0, *(float(mean.max()) for mean in means))
-        panels.append(Panel(title, "time N t", title, lines, (0.0, 1.05 * high)))
-    keys = [(label(group[0].alpha), look) for group, look in zip(groups, _looks(groups), strict=True)]
-    return picture("What has grown, and the entropy rank, over time", panels, keys)
+    figure, axes = axes_in_rows(len(sides))
+    for axis, (title, measure) in zip(axes, sides, strict=True):
+        for group, look in _with_looks(results):
+            mean = torch.tensor([list(measure(growth)) for growth in group]).double().mean(dim=0)
+            axis.plot(group[0].times, mean.tolist(), **look.style)
+        axis.set(title=title, xlabel="time N t")
+        axis.set_ylim(bottom=0)
+    legend(figure, [(label(group[0].alpha), look) for group, look in _with_looks(results)])
+    return figure
 
 
-def push_picture(results: Sequence[Growth]) -> str:
+def push_picture(results: Sequence[Growth]) -> Figure:
     """Cause and effect: singular values of G at the start, and of Pi at the end, means over seeds."""
-    groups = _by_alpha(results)
-    sides = [
-        ("the push: G at the start", [[growth.push / growth.push[0] for growth in group] for group in groups]),
-        (
-            "the result: Π at the end",
-            [[growth.spectra[-1] / growth.spectra[-1, 0] for growth in group] for group in groups],
-        ),
+    sides: list[tuple[str, Callable[[Growth], torch.Tensor]]] = [
+        ("the push: G at the start", lambda growth: growth.push / growth.push[0]),
+        ("the result: Π at the end", lambda growth: growth.spectra[-1] / growth.spectra[-1, 0]),
     ]
     num_ranks = min(len(growth.push) for growth in results)
-    panels = []
-    for title, spectra in sides:
-        means = [torch.stack([spectrum[:num_ranks] for spectrum in group]).mean(dim=0) for group in spectra]
-        ranks = list(range(1, num_ranks + 1))
-        lines = [Line(ranks, mean.tolist(), look) for mean, look in zip(means, _looks(groups), strict=True)]
-        panels.append(Panel(title, "rank", "singular value / largest", lines, (1e-3, 1.3), log=True))
-    keys = [(label(group[0].alpha), look) for group, look in zip(groups, _looks(groups), strict=True)]
-    return picture("Singular values of G at the start and of the features' linear map at the end", panels, keys)
+    figure, axes = axes_in_rows(len(sides))
+    for axis, (title, spectrum) in zip(axes, sides, strict=True):
+        for group, look in _with_looks(results):
+            mean = torch.stack([spectrum(growth)[:num_ranks] for growth in group]).mean(dim=0)
+            shown = mean.where(mean >= LEAST, torch.nan)
+            axis.plot(range(1, num_ranks + 1), shown.tolist(), **look.style)
+        axis.set(title=title, xlabel="rank", ylabel="singular value / largest")
+        _logarithmic(axis, LEAST, 1.3)
+    legend(figure, [(label(group[0].alpha), look) for group, look in _with_looks(results)])
+    return figure
 
 
-def averaging_picture(results: Sequence[Averaging]) -> str:
+def averaging_picture(results: Sequence[Averaging]) -> Figure:
     """Spectra after one round, of the first seed with clients of one size: a panel for each alpha."""
     first = [group[0] for group in _by_alpha([result for result in results if len(set(result.sizes)) == 1])]
     high = 1.5 * max(float(result.clients.max()) for result in first)
-    panels = []
-    for result in first:
-        threshold = GROWN * float(result.start[0])
+    figure, axes = axes_in_rows(len(first), columns=3)
+    for axis, result in zip(axes, first, strict=True):
         num_ranks = int((result.pooled > 1e-9).sum())
-        ranks = list(range(1, num_ranks + 1))
-        lines = [Line([1, num_ranks], [threshold, threshold], THRESHOLD)]
-        lines += [Line(ranks, client[:num_ranks].tolist(), CLIENT) for client in result.clients]
+        axis.axhline(GROWN * float(result.start[0]), **THRESHOLD.style)
         whole = [(result.mean_features, MEAN), (result.pooled, POOLED), (result.averaged, AVERAGED)]
-        lines += [Line(ranks, spectrum[:num_ranks].tolist(), look) for spectrum, look in whole]
-        title = f"{label(result.alpha)}: {result.grown(result.averaged):g} grown after averaging"
-        panels.append(Panel(title, "rank", "singular values of Π", lines, (FLOOR, high), log=True))
+        for spectrum, look in [*((client, CLIENT) for client in result.clients), *whole]:
+            axis.plot(range(1, num_ranks + 1), spectrum[:num_ranks].tolist(), **look.style)
+        axis.set(title=f"{label(result.alpha)}: {result.grown(result.averaged):g} grown\nafter averaging")
+        axis.set(xlabel="rank", ylabel="singular values of Π")
+        _logarithmic(axis, FLOOR, high)
     keys = [
         ("averaged weights", AVERAGED),
         ("averaged features", MEAN),
@@ -119,7 +115,16 @@ def averaging_picture(results: Sequence[Averaging]) -> str:
         ("each client", CLIENT),
         ("twice the largest at the start", THRESHOLD),
     ]
-    return picture("Singular values of the clients' maps and of their average", panels, keys)
+    legend(figure, keys)
+    return figure
+
+
+def _logarithmic(axis: Axes, low: float, high: float) -> None:
+    """A logarithmic y axis whose ticks are read as numbers: 0.01, 0.1, 1."""
+    axis.set_yscale("log")
+    axis.set_ylim(low, high)
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter("")
 
 
 def _by_alpha(results: Sequence[Result]) -> list[list[Result]]:
@@ -127,7 +132,7 @@ def _by_alpha(results: Sequence[Result]) -> list[list[Result]]:
     return [list(group) for _, group in groupby(results, key=lambda result: result.alpha)]
 
 
-def _looks(groups: Sequence[object]) -> list[Look]:
-    """A colour for each group: the ends of the palette, and evenly between."""
-    last = max(1, len(groups) - 1)
-    return [Look(PALETTE[round(index * (len(PALETTE) - 1) / last)]) for index in range(len(groups))]
+def _with_looks(results: Sequence[Result]) -> Iterator[tuple[list[Result], Look]]:
+    """Results of one alpha with their colour."""
+    groups = _by_alpha(results)
+    return zip(groups, map(Look, colors(len(groups))), strict=True)

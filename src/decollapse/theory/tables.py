@@ -8,19 +8,24 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from decollapse.pictures import require_matplotlib, save_picture
 from decollapse.theory.checks import rate_errors
 from decollapse.theory.plots import averaging_picture, growth_picture, label, push_picture, rank_picture
 from decollapse.theory.study import ALPHAS, Averaging, Growth, Setting, averaging_round, grow
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 Question = Literal["growth", "averaging", "rates"]
 Row = Mapping[str, float | str]
-Pictures = Mapping[str, str]
+Pictures = Mapping[str, Callable[[], "Figure"]]
+"""Drawn when they are written: they need matplotlib, and the numbers do not."""
 
 AVERAGED_ALPHAS: tuple[float | None, ...] = (0.01, 0.1, None)
 NUM_CLIENTS, CLIENT_EXAMPLES, UNEQUAL = 10, 200, 16.0
@@ -48,13 +53,25 @@ HEADINGS = {
 """Of the table; a column that is not here is headed by its own name."""
 
 
+TITLES = {
+    "growth": "Singular values of the features' linear map over time",
+    "rank": "What has grown, and the entropy rank, over time",
+    "push": "Singular values of G at the start and of the features' linear map at the end",
+    "averaging": "Singular values of the clients' maps and of their average",
+}
+"""Of the pictures."""
+
+
 def answer(question: Question, setting: Setting, *, seeds: int, out: Path | None, as_json: bool) -> None:
     """Print the answer on stdout, and with `out` write its pictures into that folder.
 
-    Raises ValueError for fewer than one seed, or for settings that the question has no use for.
+    Raises ValueError for fewer than one seed, for settings that the question has no use for, or for pictures without
+    matplotlib.
     """
     if seeds < 1:
         raise ValueError(f"the number of seeds must be at least 1, got {seeds}.")
+    if out is not None:
+        require_matplotlib()
     rows, pictures = {"growth": _growth, "averaging": _averaging, "rates": _rates}[question](setting, seeds)
     if as_json:
         sys.stdout.write(json.dumps(rows, indent=1) + "\n")
@@ -84,9 +101,9 @@ def _growth(setting: Setting, seeds: int) -> tuple[list[Row], Pictures]:
         rows.append({"prior": label(alpha), **means, "seeds": seeds, "seconds": time.perf_counter() - began})
         results += found
     return rows, {
-        "growth": growth_picture(results),
-        "rank": rank_picture(results),
-        "push": push_picture(results),
+        "growth": lambda: growth_picture(results),
+        "rank": lambda: rank_picture(results),
+        "push": lambda: push_picture(results),
     }
 
 
@@ -114,7 +131,7 @@ def _averaging(setting: Setting, seeds: int) -> tuple[list[Row], Pictures]:
         which = {"prior": label(alpha), "sizes": "equal" if ratio == 1 else f"1 to {ratio:g}"}
         rows.append(which | means | {"seeds": seeds, "seconds": time.perf_counter() - began})
         results += found
-    return rows, {"averaging": averaging_picture(results)}
+    return rows, {"averaging": lambda: averaging_picture(results)}
 
 
 def _rates(setting: Setting, seeds: int) -> tuple[list[Row], Pictures]:
@@ -135,11 +152,8 @@ def _rates(setting: Setting, seeds: int) -> tuple[list[Row], Pictures]:
 
 
 def _write(pictures: Pictures, folder: Path) -> Iterator[Path]:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, drawing in pictures.items():
-        path = folder / f"theory_{name}.svg"
-        path.write_text(drawing, encoding="utf-8")
-        yield path
+    for name, draw in pictures.items():
+        yield from save_picture(draw, folder / f"theory_{name}", title=TITLES[name])
 
 
 def _print(rows: Sequence[Row]) -> None:

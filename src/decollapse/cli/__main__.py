@@ -1,0 +1,5 @@
+"""`python -m decollapse.cli`."""
+
+from decollapse.cli import main
+
+main()
