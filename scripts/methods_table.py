@@ -258,7 +258,8 @@ seed has the same split, cohorts and initial weights in every row. Chance is 10 
 
     python scripts/methods_table.py --data data/cifar10
 
-These runs are from before FedDecorr's default fell with batches of less than 16 examples ([feddecorr.md](../feddecorr.md));
+These runs are from before FedDecorr's default fell with batches of less than 16 examples
+([feddecorr.md](../feddecorr.md));
 a client whose last batch has a few examples may have been thrown off in the rows with FedDecorr.
 
 {summary}

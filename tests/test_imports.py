@@ -24,6 +24,7 @@ LAYERS = (
     {"algorithm"},
     {"algorithms", "engines", "diagnosis"},
     {"simulation"},
+    {"held_out"},
     {"measurements"},
     {"experiment", "checkpoint"},
     {"catalog", "records"},

@@ -87,32 +87,83 @@ def evaluate(
     >>> result.num_examples, round(result.accuracy, 4), result.per_class_accuracy
     (3, 0.6667, (1.0, 0.5))
     """
-    _check_examples(x, y, num_classes)
-    y = y.long().cpu()
-    loss, right = 0.0, torch.zeros(num_classes, dtype=torch.int64)
-    statistics, finite = None, True
-    with _evaluating(model):
-        for rows, output in _outputs(model, x, preprocess, batch_size):
-            labels, logits = y[rows], output.logits.cpu().double()
-            if logits.shape != (len(labels), num_classes):
-                raise ValueError(f"expected logits of shape ({len(labels)}, {num_classes}), got {tuple(logits.shape)}.")
-            loss += float(nn.functional.cross_entropy(logits, labels, reduction="sum"))
-            hits = (logits.argmax(dim=1) == labels) & logits.isfinite().all(dim=1)
-            right += torch.bincount(labels[hits], minlength=num_classes)
-            finite = finite and bool(output.features.isfinite().all())
-            if finite:
-                classes = num_classes if per_class else 1
-                statistics = statistics or FeatureStatistics.empty(output.features.shape[1], num_classes=classes)
-                statistics.update(output.features, labels if classes > 1 else None)
-    counts = torch.bincount(y, minlength=num_classes)
-    return Evaluation(
-        num_examples=len(y),
-        accuracy=int(right.sum()) / len(y),
-        loss=loss / len(y),
-        per_class_accuracy=tuple(r / n if n else None for r, n in zip(right.tolist(), counts.tolist(), strict=True)),
-        class_counts=tuple(counts.tolist()),
-        statistics=statistics if finite else None,
+    tally = Tally.of(
+        model,
+        x,
+        y,
+        num_classes=num_classes,
+        preprocess=preprocess,
+        batch_size=batch_size,
+        per_class=per_class,
     )
+    return tally.evaluation()
+
+
+@dataclass(frozen=True, eq=False)
+class Tally:
+    """Sums over examples, from which an evaluation is made; those of parts of a test set add up to the whole's.
+
+    Attributes:
+        loss: summed cross-entropy.
+        right: examples of each class that are classified right.
+        counts: examples of each class.
+        statistics: of the features; None if one is NaN or infinite.
+    """
+
+    loss: float
+    right: Int[Tensor, "classes"]
+    counts: Int[Tensor, "classes"]
+    statistics: FeatureStatistics | None
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        x: Shaped[Tensor, "n ..."],
+        y: Int[Tensor, "n"],
+        *,
+        num_classes: int,
+        preprocess: Callable[[Tensor], Tensor],
+        batch_size: int = 500,
+        per_class: bool = False,
+    ) -> Tally:
+        """Arguments and errors are those of `evaluate`."""
+        _check_examples(x, y, num_classes)
+        y = y.long().cpu()
+        loss, right = 0.0, torch.zeros(num_classes, dtype=torch.int64)
+        statistics, finite = None, True
+        with _evaluating(model):
+            for rows, output in _outputs(model, x, preprocess, batch_size):
+                labels, logits = y[rows], output.logits.cpu().double()
+                if logits.shape != (len(labels), num_classes):
+                    raise ValueError(
+                        f"expected logits of shape ({len(labels)}, {num_classes}), got {tuple(logits.shape)}."
+                    )
+                loss += float(nn.functional.cross_entropy(logits, labels, reduction="sum"))
+                hits = (logits.argmax(dim=1) == labels) & logits.isfinite().all(dim=1)
+                right += torch.bincount(labels[hits], minlength=num_classes)
+                finite = finite and bool(output.features.isfinite().all())
+                if finite:
+                    classes = num_classes if per_class else 1
+                    statistics = statistics or FeatureStatistics.empty(output.features.shape[1], num_classes=classes)
+                    statistics.update(output.features, labels if classes > 1 else None)
+        return cls(loss, right, torch.bincount(y, minlength=num_classes), statistics if finite else None)
+
+    def __add__(self, other: Tally) -> Tally:
+        statistics = self.statistics + other.statistics if self.statistics and other.statistics else None
+        return Tally(self.loss + other.loss, self.right + other.right, self.counts + other.counts, statistics)
+
+    def evaluation(self) -> Evaluation:
+        """The means."""
+        right, counts, total = self.right.tolist(), self.counts.tolist(), int(self.counts.sum())
+        return Evaluation(
+            num_examples=total,
+            accuracy=sum(right) / total,
+            loss=self.loss / total,
+            per_class_accuracy=tuple(r / n if n else None for r, n in zip(right, counts, strict=True)),
+            class_counts=tuple(counts),
+            statistics=self.statistics,
+        )
 
 
 def mean_evaluation(evaluations: Sequence[Evaluation]) -> Evaluation:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
@@ -20,6 +20,7 @@ from decollapse.diagnosis.local import Probe
 from decollapse.engines import Engine, EngineSettings, Federation, placed
 from decollapse.engines.process import Process
 from decollapse.guard import GuardPolicy
+from decollapse.held_out import WithTestSet
 from decollapse.measurements import EvaluationSettings, Measurements, probe_of
 from decollapse.models import ModelBuilder, SmallCNN
 from decollapse.server import BroadcastingServer, ServerOptimizer
@@ -163,8 +164,9 @@ class Prepared:
             start: the state to go on from; None begins with round 0.
             watch: wraps the engine, to see results as they come.
         """
-        experiment, measurements = self.experiment, self._measurements()
-        with experiment.engine(Federation(self.build_model, self.clients)) as engine:
+        experiment, clients = self.experiment, WithTestSet(self.clients, self.dataset)
+        with experiment.engine(Federation(self.build_model, clients)) as engine:
+            measurements = self._measurements(engine, clients.parts)
             yield from simulate(
                 experiment.algorithm,
                 watch(engine),
@@ -177,7 +179,7 @@ class Prepared:
                 evaluate=measurements.evaluate,
                 measure=measurements.around,
                 diagnose=measurements.diagnose,
-                pool=partial(measurements.pool, engine=engine, seed=experiment.seed),
+                pool=partial(measurements.pool, seed=experiment.seed),
             )
 
     @cached_property
@@ -185,13 +187,14 @@ class Prepared:
         """The test examples that local models are shown."""
         return probe_of(self.dataset, self.experiment.evaluation.probe_size)
 
-    def _measurements(self) -> Measurements:
+    def _measurements(self, engine: Engine, parts: Sequence[int]) -> Measurements:
         experiment = self.experiment
         with torch.random.fork_rng(devices=[]):
             model = placed(self.build_model(), experiment.engine)
         return Measurements(
             experiment.evaluation,
-            self.dataset,
+            engine,
+            parts,
             self.probe,
             model,
             rounds=experiment.rounds,

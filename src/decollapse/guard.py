@@ -6,6 +6,7 @@ the model's is caught before it is aggregated, and named: client, round, first o
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -72,8 +73,9 @@ def _mismatch(result: ClientResult, broadcast: Broadcast) -> str | None:
 
 def _non_finite(result: ClientResult, state: ClientState) -> str | None:
     """The first tensor with a NaN or an infinity, if there is one."""
+    delta = {} if math.isfinite(result.squared_norm) else result.delta  # a sum of squares tells of all at once
     for sent, where in (
-        (result.delta, ""),
+        (delta, ""),
         (result.buffers, ""),
         ({name: leaf for name, leaf in result.extras.items() if not name.startswith(MEASURED)}, ""),
         *((kept, f" of {term}") for term, kept in state.items()),

@@ -18,7 +18,8 @@ from decollapse.diagnosis.local import MeasureLocalModel, Probe
 from decollapse.diagnosis.measure_features import MeasureFeatures
 from decollapse.diagnosis.round import RoundDiagnosis, diagnose_round
 from decollapse.engines import ClientError, Engine
-from decollapse.evaluation import Evaluation, evaluate, mean_evaluation
+from decollapse.evaluation import Evaluation, mean_evaluation
+from decollapse.held_out import evaluate_in_parts
 from decollapse.simulation import ClientSummary, ServerState, own_models
 
 
@@ -62,16 +63,18 @@ class Measurements:
 
     Attributes:
         settings: what, and how often.
-        dataset: its test examples are measured on.
-        probe: those of them that local models are shown.
-        model: a scratch model, where measuring is done.
+        engine: where the clients are, and the parts of the test set.
+        parts: the numbers of these, see `WithTestSet`.
+        probe: the test examples that local models are shown.
+        model: a scratch model, for the averaged one's diagnosis.
         rounds: the last round.
         algorithm: of the run.
         local: whether local models may be measured.
     """
 
     settings: EvaluationSettings
-    dataset: Dataset
+    engine: Engine
+    parts: Sequence[int]
     probe: Probe
     model: nn.Module
     rounds: int
@@ -84,8 +87,8 @@ class Measurements:
             return None
         alone = own_models(server, self.algorithm)
         if alone:
-            return mean_evaluation([self._on_test_set(state) for state in alone])
-        return self._on_test_set(server.evaluated(self.algorithm))
+            return mean_evaluation([self._on_test_set(state, server.round) for state in alone])
+        return self._on_test_set(server.evaluated(self.algorithm), server.round)
 
     def around(self, round: int) -> Callable[[ClientCall], ClientCall] | None:
         """What to wrap around the client call, so that local models are measured where they are trained."""
@@ -105,16 +108,14 @@ class Measurements:
         weights = {client.client: client.num_examples for client in clients}
         return diagnose_round(averaged, state, measured, weights, self.probe)
 
-    def pool(
-        self, server: ServerState, cohort: Sequence[int], *, engine: Engine, seed: int
-    ) -> FederatedSpectrum | None:
+    def pool(self, server: ServerState, cohort: Sequence[int], *, seed: int) -> FederatedSpectrum | None:
         """The spectrum of the cohort's own examples; with a warning where a client's features are not finite."""
         if not self._due(server.round, self.settings.federated_every) or own_models(server, self.algorithm):
             return None
         model = server.evaluated(self.algorithm)
         try:
             return federated_spectrum(
-                engine, model, cohort, seed=seed, round=server.round, measure=self.settings.federated
+                self.engine, model, cohort, seed=seed, round=server.round, measure=self.settings.federated
             )
         except ClientError as error:  # nothing of the run is lost by it
             warnings.warn(f"no federated spectrum: {error}", stacklevel=2)
@@ -123,16 +124,8 @@ class Measurements:
     def _due(self, round: int, every: int) -> bool:
         return every > 0 and (round % every == 0 or round == self.rounds)
 
-    def _on_test_set(self, state: ModelState) -> Evaluation:
-        state.load_into(self.model)
-        return evaluate(
-            self.model,
-            self.dataset.test_x,
-            self.dataset.test_y,
-            num_classes=self.dataset.num_classes,
-            preprocess=self.dataset.preprocess,
-            batch_size=self.settings.batch_size,
-        )
+    def _on_test_set(self, state: ModelState, round: int) -> Evaluation:
+        return evaluate_in_parts(self.engine, state, self.parts, round=round, batch_size=self.settings.batch_size)
 
 
 def probe_of(dataset: Dataset, size: int) -> Probe:

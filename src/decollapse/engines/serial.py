@@ -73,6 +73,7 @@ class SerialEngine:
             what = f"{type(error).__name__}: {error}"
             raise ClientError(f"client {client} failed in round {broadcast.round}: {what}") from error
         result = replace(result, delta=_home(result.delta), buffers=_home(result.buffers), extras=_home(result.extras))
+        _ = result.squared_norm  # kept with the result: here clients compute it side by side
         return result, {name: _home(leaf) for name, leaf in state.items()}
 
     def _on_device(
