@@ -120,7 +120,7 @@ class DataSource:
     and stays in the order of the file: runs with different seeds see the same examples.
 
     Attributes:
-        name: `fashion-mnist-small` (5,000 + 2,000 images that come with this package), `digits` (scikit-learn's),
+        name: `fashion-mnist-small` (5,000 + 2,000 images that come with this package), `digits` (1,797, which come too),
             `fashion-mnist` (Debian's package dataset-fashion-mnist) or `fashion-mnist:FOLDER` (IDX files),
             `npz:FOLDER` (train.npz and test.npz, see `formats.read_npz_folder`), or `hf:NAME_OR_FOLDER` (Hugging Face:
             a name on the Hub, or a folder of parquet files or of images, see `huggingface.read_hugging_face`).
@@ -224,12 +224,10 @@ def _read_npz(location: str) -> Splits:
 
 
 def _read_digits(_: str) -> Splits:
-    """Scikit-learn's 1,797 digits, 8x8, their 17 grey levels stretched to 0..255; a fixed fifth is the test split."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    x = as_images(np.rint(digits.images * 255 / 16).astype(np.uint8), origin="digits")
-    y = torch.from_numpy(digits.target.astype(np.int64))
+    """The 1,797 digits, 8x8, their 17 grey levels stretched to 0..255; a fixed fifth is the test split."""
+    digits = np.load(Path(__file__).with_name("digits.npz"))
+    x = as_images(np.rint(digits["x"] * (255 / 16)).astype(np.uint8), origin="digits")
+    y = torch.from_numpy(digits["y"].astype(np.int64))
     in_test = torch.zeros(len(y), dtype=torch.bool)
     in_test[_subset(y, 360, 0, "digits")] = True
     return Splits(Examples(x[~in_test], y[~in_test]), Examples(x[in_test], y[in_test]))

@@ -106,6 +106,12 @@ def check_device(device: str) -> None:
         raise ValueError(f'the device is {device!r}, but PyTorch sees no GPU here; use "cpu".')
 
 
+def check_autocast(dtype: DType, autocast: bool) -> None:
+    """Raise ValueError where bfloat16 operators are asked for beside float64 weights."""
+    if autocast and dtype == "float64":
+        raise ValueError('autocast trains in bfloat16, which float64 is not for; use dtype "float32", or no autocast.')
+
+
 def placed(model: nn.Module, settings: EngineSettings) -> nn.Module:
     """`model` on the device, in the dtype and the memory layout of an engine."""
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format

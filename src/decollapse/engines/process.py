@@ -18,7 +18,7 @@ import torch
 import torch.multiprocessing  # teaches the standard library to send shared tensors to a new process
 
 from decollapse.core import Broadcast, ClientCall, ClientState, ModelState
-from decollapse.engines import ClientError, DType, Engine, Federation, check_device
+from decollapse.engines import ClientError, DType, Engine, Federation, check_autocast, check_device
 from decollapse.engines.mailbox import Mailbox
 from decollapse.engines.serial import Serial
 from decollapse.engines.worker import Failure, Reply, Worker
@@ -40,6 +40,8 @@ class Process:
         dtype: as in `Serial`.
         channels_last: as in `Serial`.
         threads: a worker's threads; 1 gives the bits of the serial engine with one thread.
+        compile: as in `Serial`, in each worker.
+        autocast: as in `Serial`.
     """
 
     workers: int | None = None
@@ -47,11 +49,14 @@ class Process:
     dtype: DType = "float32"
     channels_last: bool = True
     threads: int = 1
+    compile: bool = False
+    autocast: bool = False
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
             raise ValueError(f"a process engine needs at least 1 worker, got {self.workers}.")
         check_device(self.device)
+        check_autocast(self.dtype, self.autocast)
         if self.threads < 1:
             raise ValueError(f"threads is at least 1, got {self.threads}.")
 
@@ -59,7 +64,9 @@ class Process:
     def __call__(self, federation: Federation) -> Iterator[Engine]:
         """The engine; its processes end with the block, however it ends."""
         count = min(self.workers or len(os.sched_getaffinity(0)), len(federation.clients))
-        settings = Serial(self.device, self.dtype, self.channels_last, self.threads)
+        settings = Serial(
+            self.device, self.dtype, self.channels_last, self.threads, compile=self.compile, autocast=self.autocast
+        )
         context = worker_context()
         federation.clients.share_memory()
         size = _num_bytes(federation) * (2 if self.dtype == "float64" else 1) + SPARE

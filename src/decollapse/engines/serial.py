@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from decollapse.core import Broadcast, ClientCall, ClientData, ClientResult, ClientState, ModelState
-from decollapse.engines import ClientError, DType, Engine, Federation, check_device, placed
+from decollapse.engines import ClientError, DType, Engine, Federation, check_autocast, check_device, placed
+from decollapse.engines.acceleration import accelerate
 from decollapse.tree import Tree
 
 
@@ -23,15 +24,22 @@ class Serial:
         channels_last: lay convolutions' memory out channel by channel; several times faster on the CPU.
         threads: for PyTorch's operators. 1 gives the same bits on every machine with the same processor type, and the
             same as the process engine; None keeps PyTorch's own setting.
+        compile: fuse the model's operators with PyTorch's compiler, which needs a C++ compiler on the CPU: 1.15 times
+            as fast on ResNet-20 after 5 to 25 s, other rounding.
+        autocast: train in bfloat16 where PyTorch holds it safe; weights, losses and measurements keep their dtype. Pays
+            on GPUs, and on CPUs with AMX.
     """
 
     device: str = "cpu"
     dtype: DType = "float32"
     channels_last: bool = True
     threads: int | None = 1
+    compile: bool = False
+    autocast: bool = False
 
     def __post_init__(self) -> None:
         check_device(self.device)
+        check_autocast(self.dtype, self.autocast)
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads is at least 1, got {self.threads}.")
 
@@ -52,7 +60,8 @@ class SerialEngine:
 
     def __init__(self, settings: Serial, federation: Federation) -> None:
         with torch.random.fork_rng(devices=[]):
-            self._model = placed(federation.build_model(), settings)
+            model = placed(federation.build_model(), settings)
+        self._model = accelerate(model, device=settings.device, compile=settings.compile, autocast=settings.autocast)
         self._device = settings.device
         self._clients = federation.clients
 
