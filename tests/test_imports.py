@@ -14,7 +14,7 @@ import decollapse
 SRC = Path(decollapse.__file__).parent
 # From the ground up; a module may import from its own layer and from those before it.
 LAYERS = (
-    {"tree", "pictures", "worker_server"},
+    {"tree", "pictures", "worker_server", "stopwatch"},
     {"core", "feature_statistics", "spectrum"},
     {"objective", "theory"},
     {"terms", "optim", "data", "models", "buffers", "evaluation", "schedule"},
@@ -31,6 +31,7 @@ LAYERS = (
     {"schema"},
     {"config"},
     {"runs", "study", "report", "diagnose", "figures"},
+    {"profile"},
     {"terminal"},
     {"cli"},
 )

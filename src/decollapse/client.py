@@ -29,6 +29,7 @@ from decollapse.models.parts import parameter_names
 from decollapse.objective import LayerTerm, StatefulTerm, Step, Term, Trained
 from decollapse.optim import SGD, LocalOptimizer
 from decollapse.schedule import Scheduled
+from decollapse.stopwatch import Stopwatch
 from decollapse.term_states import following_states, starting_states
 from decollapse.terms.cross_entropy import CrossEntropy
 from decollapse.terms.proximal import Proximal
@@ -83,7 +84,7 @@ class ClientUpdate:
             raise ValueError(f"frozen = {list(self.frozen)} is the whole model, and leaves nothing to train.")
         x = data.preprocess(data.x[:2]).to(next(model.parameters()).dtype)
         with torch.no_grad():
-            forward(model.eval(), x.to(next(model.parameters()).device), self._layers)
+            forward(model.eval(), x.to(next(model.parameters()).device), self.layers)
 
     def __call__(
         self, model: nn.Module, data: ClientData, broadcast: Broadcast, state: ClientState
@@ -103,17 +104,17 @@ class ClientUpdate:
         prepare_buffers(model, self.buffers, state)
         states = starting_states(self._stateful, state, anchor, data.client)
 
-        seed = derive_seed("client", broadcast.seed, broadcast.round, data.client)
+        seed = client_seed(broadcast, data.client)
         device = next(model.parameters()).device
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _frozen(model, self.frozen):
+        cuda = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(devices=cuda), without_gradient(model, self.frozen):
             _seed_all(seed, device)
-            metrics, num_steps = self._train(model, inside.params, data, broadcast, anchor, states, seed)
+            watch = Stopwatch()
+            metrics, num_steps = self._train(model, inside.params, data, broadcast, anchor, states, seed, watch)
 
         local = inside.copy()
-        step_size = self.optimizer.step_size(num_steps)
-        trained = Trained(local, anchor, data, broadcast, num_steps, step_size, metrics)
+        trained = Trained(local, anchor, data, broadcast, num_steps, self.optimizer.step_size(num_steps), metrics)
         states, extras = following_states(self._stateful, states, trained)
-        pull = _pull(self.objective, broadcast.round)
         personal = {name: local.params[name] for name in sorted(parameter_names(model, self.personal))}
         delta = tree.sub(local.params, anchor.params)
         result = ClientResult(
@@ -124,8 +125,9 @@ class ClientUpdate:
             buffers=local.buffers | personal,
             metrics=metrics,
             extras=extras,
-            step_size=self.optimizer.step_size(num_steps, pull=pull) if pull else step_size,
+            step_size=self.step_size(num_steps, broadcast.round),
             seconds=time.perf_counter() - started,
+            parts=watch.parts,
         )
         return result, states | own_buffers(local, self.buffers) | ({PERSONAL: personal} if personal else {})
 
@@ -138,17 +140,19 @@ class ClientUpdate:
         anchor: ModelState,
         states: ClientState,
         seed: int,
+        watch: Stopwatch,
     ) -> tuple[dict[str, float], int]:
         """Change `model` in place; return the mean of each term over the steps, and the number of steps."""
         reference = next(iter(params.values()))
         optimizer = self.optimizer(param for param in model.parameters() if param.requires_grad)
-        layers = self._layers
+        layers = self.layers
         others = FrozenModels(model, layers, None if self.augment else data, self.batch_size)
         seen: list[Tensor] = []
 
         def loss_and_gradient(x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
             optimizer.zero_grad()
             output = forward(model, x, layers)
+            watch.lap("forward")
             step = Step(
                 x=x,
                 y=y,
@@ -164,7 +168,9 @@ class ClientUpdate:
                 term(replace(step, state=states[term.name]) if term.name in states else step) for term in self.objective
             ]
             loss = torch.stack(values).sum() if len(values) > 1 else values[0]
+            watch.lap("loss")
             loss.backward()
+            watch.lap("backward")
             with torch.no_grad():
                 accuracy = (output.logits.argmax(dim=1) == y).double().mean()
                 seen.append(torch.stack([*(value.double() for value in values), accuracy]))
@@ -177,13 +183,14 @@ class ClientUpdate:
 
         num_steps, totals = 0, torch.zeros(len(self.objective) + 1, device=reference.device, dtype=torch.float64)
         model.train()
-        for x, y, rows in self._batches(data, torch.Generator().manual_seed(seed)):
+        for x, y, rows in self.batches(data, torch.Generator().manual_seed(seed)):
             seen.clear()
+            watch.lap("data")
             optimizer.step(partial(closure, x.to(reference.dtype), y, rows))
             totals += seen[0]
             num_steps += 1
-        names = [*(term.name for term in self.objective), "accuracy"]
-        return dict(zip(names, (totals / num_steps).tolist(), strict=True)), num_steps
+            watch.lap("optimizer")
+        return self.metrics((totals / num_steps).tolist()), num_steps
 
     @cached_property
     def _stateful(self) -> tuple[StatefulTerm, ...]:
@@ -191,12 +198,21 @@ class ClientUpdate:
         return tuple(term for term in self.objective if isinstance(term, StatefulTerm))
 
     @cached_property
-    def _layers(self) -> tuple[str, ...]:
+    def layers(self) -> tuple[str, ...]:
         """The layers that any term reads, each once; the features need no recording."""
         asked = (layer for term in self.objective if isinstance(term, LayerTerm) for layer in term.layers)
         return tuple(dict.fromkeys(layer for layer in asked if layer != FEATURES))
 
-    def _batches(self, data: ClientData, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def metrics(self, means: list[float]) -> dict[str, float]:
+        """What a result states of the local steps: the mean of each term, in the objective's order, and accuracy."""
+        return dict(zip([*(term.name for term in self.objective), "accuracy"], means, strict=True))
+
+    def step_size(self, num_steps: int, round: int) -> float | None:
+        """What a result states as its step size: the optimiser's, with the pull of the proximal terms."""
+        pull = _pull(self.objective, round)
+        return self.optimizer.step_size(num_steps, pull=pull) if pull else self.optimizer.step_size(num_steps)
+
+    def batches(self, data: ClientData, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Input, labels and numbers of the examples of each batch of each epoch."""
         for _ in range(self.epochs):
             order = torch.randperm(len(data), generator=generator) if self.shuffle else torch.arange(len(data))
@@ -205,6 +221,11 @@ class ClientUpdate:
                 for change in self.augment:
                     x = change(x, generator)
                 yield data.preprocess(x), data.y[rows], rows
+
+
+def client_seed(broadcast: Broadcast, client: int) -> int:
+    """What everything random of a client in a round is drawn from, whoever trains it."""
+    return derive_seed("client", broadcast.seed, broadcast.round, client)
 
 
 def _pull(objective: tuple[Term, ...], round: int) -> float:
@@ -224,7 +245,7 @@ def _seed_all(seed: int, device: torch.device) -> None:
 
 
 @contextmanager
-def _frozen(model: nn.Module, parts: tuple[str, ...]) -> Iterator[None]:
+def without_gradient(model: nn.Module, parts: tuple[str, ...]) -> Iterator[None]:
     """Without gradient for the parameters of `parts`: no term, weight decay or momentum moves them."""
     names = parameter_names(model, parts)
     params = [param for name, param in model.named_parameters() if name in names and param.requires_grad]

@@ -171,7 +171,8 @@ class ClientResult:
         extras: what some methods and measurements send beside the update.
         step_size: the factor between a constant gradient and the update it would have caused (lr times FedNova's
             `||a_i||_1`); None where the local optimiser has no such factor.
-        seconds: wall-clock time of the local training; the one field that differs between two runs of one seed.
+        seconds: wall-clock time of the local training; this and the next differ between two runs of one seed.
+        parts: the same by part of a step: `data`, `forward`, `loss`, `backward`, `optimizer`.
     """
 
     client: int
@@ -183,6 +184,7 @@ class ClientResult:
     extras: Tree = field(default_factory=dict)
     step_size: float | None = None
     seconds: float = 0.0
+    parts: dict[str, float] = field(default_factory=dict)
 
     @cached_property
     def squared_norm(self) -> float:

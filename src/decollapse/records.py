@@ -47,6 +47,7 @@ def _client_as_json(client: ClientSummary) -> dict[str, Any]:
         "spectrum": _summary(measured_spectrum(client.measurements)),
         "probe_accuracy": measured_accuracy(client.measurements),
         "seconds": client.seconds,
+        "parts": {part: round(seconds, 6) for part, seconds in client.parts.items()},
     }
 
 

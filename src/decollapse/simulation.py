@@ -92,6 +92,7 @@ class ClientSummary:
         delta_norm: Euclidean length of its update.
         measurements: what a wrapped client call measured beside training, such as local spectra.
         seconds: wall-clock time of its training.
+        parts: the same by part of a local step.
     """
 
     client: int
@@ -101,6 +102,7 @@ class ClientSummary:
     delta_norm: float
     measurements: Tree
     seconds: float
+    parts: dict[str, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -274,6 +276,7 @@ def _summary(result: ClientResult) -> ClientSummary:
         delta_norm=math.sqrt(result.squared_norm),
         measurements={name: leaf for name, leaf in result.extras.items() if name.startswith(MEASURED)},
         seconds=result.seconds,
+        parts=result.parts,
     )
 
 

@@ -33,6 +33,7 @@ from decollapse.catalog import CATALOG
 from decollapse.core import Broadcast, ClientCall, ClientResult, ClientState
 from decollapse.engines import Engine
 from decollapse.experiment import Experiment
+from decollapse.profile import Profile
 from decollapse.report.summary import HEADINGS, group_runs, summary_rows
 from decollapse.report.view import read_run
 from decollapse.runs import RunFolder, continue_run
@@ -146,6 +147,28 @@ def print_comparison(paths: Sequence[Path], *, as_json: bool) -> None:
         cells = row.cells()
         table.add_row(*(Text(cells[number]) for number in shown))
     _stdout().print(table)
+
+
+def print_profile(profiles: Mapping[Path, Profile]) -> None:
+    """Print on stderr where the time of each run went."""
+    for path, profile in profiles.items():
+        table = Table("part", box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("s a round", justify="right")
+        table.add_column("share", justify="right")
+        whole = profile.workers * profile.wall
+        for part, seconds in profile.parts.items():
+            table.add_row(part, f"{seconds:.3f}", f"{100 * seconds / whole:.1f} %")
+        stderr.print(
+            f"{path}: {_counted(profile.rounds, 'round')} of {profile.wall:.2f} s on "
+            f"{_counted(profile.workers, 'worker')}, {profile.examples:,.0f} examples/s, {100 * profile.share:.0f} % of the machine's matrix-multiply rate "
+            "while clients train",
+            markup=False,
+        )
+        stderr.print(table)
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def print_catalog(*, as_json: bool) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
 
 from decollapse import worker_server
 from decollapse.cli.options import AsJson, Overrides, Sweeps
@@ -27,6 +29,7 @@ def run(
     overrides: Overrides = (),
     sweeps: Sweeps = (),
     out: Path | None = None,
+    profile: Annotated[bool, Parameter(negative=())] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a federation as a recipe says, and keep everything in a folder.
@@ -43,15 +46,20 @@ def run(
         Several values of one setting, such as seed=0,1,2; repeat it for every combination.
     out
         The run's folder, or with --sweep the folder of all runs'; by default a new one below runs/.
+    profile
+        Tell at the end where the time went, and how near the machine's own rate the arithmetic came.
     as_json
         Print the summary as JSON.
     """
     worker_server.start()
+    from decollapse.profile import profile_run
     from decollapse.study import create_runs
-    from decollapse.terminal import print_comparison, run_folders
+    from decollapse.terminal import print_comparison, print_profile, run_folders
 
     folders = create_runs(recipe, overrides, sweeps, out)
     run_folders(folders)
+    if profile:
+        print_profile({folder.path: profile_run(folder) for folder in folders})
     print_comparison([folder.path for folder in folders], as_json=as_json)
 
 

@@ -120,7 +120,7 @@ class DataSource:
     and stays in the order of the file: runs with different seeds see the same examples.
 
     Attributes:
-        name: `fashion-mnist-small` (5,000 + 2,000 images that come with this package), `digits` (1,797, which come too),
+        name: `fashion-mnist-small` (5,000 + 2,000 images that come with this package), `digits` (1,797, too),
             `fashion-mnist` (Debian's package dataset-fashion-mnist) or `fashion-mnist:FOLDER` (IDX files),
             `npz:FOLDER` (train.npz and test.npz, see `formats.read_npz_folder`), or `hf:NAME_OR_FOLDER` (Hugging Face:
             a name on the Hub, or a folder of parquet files or of images, see `huggingface.read_hugging_face`).
