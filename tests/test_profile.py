@@ -50,7 +50,7 @@ def test_the_parts_add_up_to_what_all_workers_had(engine: Serial | Process, work
 
 
 def test_operations_of_linear_layers_by_hand() -> None:
-    # 64 x 16 and 16 x 10: two a multiplication, forward; as many for each layer's weights; for inputs, the second alone.
+    # 64 x 16 and 16 x 10: two a product, forward; as many for each layer's weights; for inputs, the second's alone.
     model = MLP(hidden=(16,), norm="none")((1, 8, 8), 10)
     by_hand = 2 * (64 * 16 + 16 * 10) * 2 + 2 * 16 * 10
     assert flops_an_example(model, torch.ones(3, 1, 8, 8)) == by_hand

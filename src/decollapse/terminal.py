@@ -160,8 +160,8 @@ def print_profile(profiles: Mapping[Path, Profile]) -> None:
             table.add_row(part, f"{seconds:.3f}", f"{100 * seconds / whole:.1f} %")
         stderr.print(
             f"{path}: {_counted(profile.rounds, 'round')} of {profile.wall:.2f} s on "
-            f"{_counted(profile.workers, 'worker')}, {profile.examples:,.0f} examples/s, {100 * profile.share:.0f} % of the machine's matrix-multiply rate "
-            "while clients train",
+            f"{_counted(profile.workers, 'worker')}, {profile.examples:,.0f} examples/s, "
+            f"{100 * profile.share:.0f} % of the machine's matrix-multiply rate while clients train",
             markup=False,
         )
         stderr.print(table)
