@@ -18,6 +18,46 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+class Parts(Sequence["NDArray[np.int64]"]):
+    """The indices of every client, in one array: 100,000 clients then travel to a worker as two tensors."""
+
+    def __init__(self, parts: Sequence[NDArray[np.int64]]) -> None:
+        self._indices = torch.from_numpy(np.concatenate([np.asarray(part, dtype=np.int64) for part in parts]))
+        self._ends = torch.tensor([0, *(len(part) for part in parts)]).cumsum(0)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    @overload
+    def __getitem__(self, client: int) -> NDArray[np.int64]: ...
+
+    @overload
+    def __getitem__(self, client: slice) -> list[NDArray[np.int64]]: ...
+
+    def __getitem__(self, client: int | slice) -> NDArray[np.int64] | list[NDArray[np.int64]]:
+        """A view of one client's indices."""
+        if isinstance(client, slice):
+            return [self[index] for index in range(*client.indices(len(self)))]
+        number = range(len(self))[client]
+        view: NDArray[np.int64] = self._indices[self._ends[number] : self._ends[number + 1]].numpy()
+        return view
+
+    def sizes(self) -> NDArray[np.int64]:
+        """How many indices each client has."""
+        sizes: NDArray[np.int64] = self._ends.diff().numpy()
+        return sizes
+
+    def outside(self, count: int) -> int | None:
+        """The first client with an index that is not 0 to `count - 1`, if there is one."""
+        wrong = ((self._indices < 0) | (self._indices >= count)).nonzero()
+        return int(torch.searchsorted(self._ends, wrong[0, 0], right=True)) - 1 if len(wrong) else None
+
+    def share_memory(self) -> None:
+        """Move the indices to shared memory, in place."""
+        self._indices.share_memory_()
+        self._ends.share_memory_()
+
+
 @dataclass(frozen=True, eq=False)
 class FederatedData(Sequence[ClientData]):
     """The clients of a federation: `data[k]` is client k's `ClientData`, made when asked for and not kept.
@@ -43,17 +83,17 @@ class FederatedData(Sequence[ClientData]):
     parts: Sequence[NDArray[np.int64]] = field(repr=False)
 
     def __post_init__(self) -> None:
-        if not self.parts:
+        if not len(self.parts):
             raise ValueError(f"{self.dataset.name}: a federation needs at least one client, got an empty partition.")
-        num_train = len(self.dataset.train_y)
-        for client, part in enumerate(self.parts):
-            if len(part) == 0:
-                raise ValueError(f"{self.dataset.name}: client {client} of {len(self.parts)} has no training example.")
-            if part.min() < 0 or part.max() >= num_train:
-                raise ValueError(
-                    f"{self.dataset.name}: client {client} is given examples {part.min()} to {part.max()}, "
-                    f"the training split has 0 to {num_train - 1}."
-                )
+        parts, num_train = Parts(self.parts), len(self.dataset.train_y)
+        if len(empty := (parts.sizes() == 0).nonzero()[0]):
+            raise ValueError(f"{self.dataset.name}: client {empty[0]} of {len(parts)} has no training example.")
+        if (client := parts.outside(num_train)) is not None:
+            raise ValueError(
+                f"{self.dataset.name}: client {client} is given examples {parts[client].min()} to "
+                f"{parts[client].max()}, the training split has 0 to {num_train - 1}."
+            )
+        object.__setattr__(self, "parts", parts)
 
     def __len__(self) -> int:
         return len(self.parts)
@@ -92,4 +132,6 @@ class FederatedData(Sequence[ClientData]):
     def share_memory(self) -> FederatedData:
         """Move the data set to shared memory, in place; see `Dataset.share_memory`."""
         self.dataset.share_memory()
+        assert isinstance(self.parts, Parts)  # made so when this was
+        self.parts.share_memory()
         return self
