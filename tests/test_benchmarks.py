@@ -46,6 +46,7 @@ def test_every_side_starts_from_the_same_model_and_data(out: Path) -> None:
     results = [line["result"] for line in lines(out)]
 
     assert len(results) == 3  # decollapse, and by_hand with 1 and 2 threads
+    assert len({result["start"] for result in results}) == 1
     assert len({result["accuracies"]["0"] for result in results}) == 1
 
 
