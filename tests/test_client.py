@@ -45,6 +45,26 @@ def test_one_step_of_gradient_descent_by_hand() -> None:
     assert state == {}
 
 
+class Centred(nn.Module):
+    """Keeps a running mean by replacing its buffer, not in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(2, 2)
+        self.register_buffer("mean", torch.zeros(2))
+
+    def forward(self, x: Tensor) -> Output:
+        if self.training:
+            self.mean = 0.5 * self.mean + 0.5 * x.mean(0)
+        return Output(self.head(x - self.mean), x)
+
+
+def test_a_buffer_that_the_model_replaces_is_sent_as_it_is_after_training() -> None:
+    update = ClientUpdate(batch_size=3)
+    result, _ = update(Centred(), DATA, Broadcast(1, ModelState.of(Centred()), seed=0), {})
+    assert result.buffers["mean"].tolist() == pytest.approx([1 / 3, 1 / 3])
+
+
 def test_it_takes_the_steps_of_a_hand_written_loop() -> None:
     data, start = one_client(21), initial_model()
     update = ClientUpdate(epochs=2, batch_size=8, shuffle=False, optimizer=SGD(lr=0.1, momentum=0.9, weight_decay=1e-3))

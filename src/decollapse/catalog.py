@@ -27,6 +27,7 @@ from decollapse.data import (
 from decollapse.engines import EngineSettings
 from decollapse.engines.process import Process
 from decollapse.engines.serial import Serial
+from decollapse.engines.stacked import Stacked
 from decollapse.models import (
     MLP,
     ImportedModel,
@@ -179,7 +180,7 @@ SERVER_OPTIMIZERS: dict[str, type] = {
     "scaffold": ServerScaffold,
     "feddyn": ServerFedDyn,
 }
-ENGINES: dict[str, type] = {"process": Process, "serial": Serial}
+ENGINES: dict[str, type] = {"process": Process, "serial": Serial, "stacked": Stacked}
 
 CATALOG: dict[str, dict[str, Any]] = {
     "algorithm": ALGORITHMS,

@@ -112,7 +112,7 @@ class ClientUpdate:
             watch = Stopwatch()
             metrics, num_steps = self._train(model, inside.params, data, broadcast, anchor, states, seed, watch)
 
-        local = inside.copy()
+        local = ModelState.of(model) if inside.buffers else inside.copy()  # a model may have replaced a buffer
         trained = Trained(local, anchor, data, broadcast, num_steps, self.optimizer.step_size(num_steps), metrics)
         states, extras = following_states(self._stateful, states, trained)
         personal = {name: local.params[name] for name in sorted(parameter_names(model, self.personal))}

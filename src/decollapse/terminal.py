@@ -32,6 +32,7 @@ from rich.text import Text
 from decollapse.catalog import CATALOG
 from decollapse.core import Broadcast, ClientCall, ClientResult, ClientState
 from decollapse.engines import Engine
+from decollapse.engines.memory import keep_freed_memory
 from decollapse.experiment import Experiment
 from decollapse.profile import Profile
 from decollapse.report.summary import HEADINGS, group_runs, summary_rows
@@ -48,6 +49,7 @@ stderr = Console(stderr=True, soft_wrap=True, highlight=False)
 
 def run_folders(folders: Sequence[RunFolder]) -> None:
     """Run what is missing of each folder, one after the other, and tell the person how it goes."""
+    keep_freed_memory()
     for number, folder in enumerate(folders, start=1):
         experiment = folder.experiment
         done = folder.rounds_done

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 def eigenvalue_spread(features: Float[Tensor, "n d"], *, pooled: bool = False, eps: float = 1e-8) -> Float[Tensor, ""]:
     """`sum_i (lambda_i - mean lambda)^2 / (d (d - 1))`, from 0 to 1; its second derivative raises RuntimeError.
 
+    Inside `torch.func.vmap` and its kin the gradient is autograd's own, equal up to rounding.
+
     Args:
         features: at least two examples of at least two dimensions, in float32 or float64.
         pooled: scale all dimensions alike, by their mean variance: lambda are then the eigenvalues of the covariance
@@ -34,35 +36,44 @@ def eigenvalue_spread(features: Float[Tensor, "n d"], *, pooled: bool = False, e
     >>> eigenvalue_spread(torch.tensor([[1.0, 1.0], [-1.0, 0.0], [0.0, -1.0]]))  # a correlation of 1/2
     tensor(0.2500)
     """
+    if torch._C._are_functorch_transforms_active():
+        # vmap refuses a Function without `setup_context`; with one, `apply` inspects a signature at every call, and the
+        # loss of a small batch takes half as long again everywhere. So autograd is asked here.
+        return _spread(features, eps, pooled)[0]
     value: Tensor = _EigenvalueSpread.apply(features, eps, pooled)  # type: ignore[no-untyped-call]
     return value
+
+
+def _spread(features: Tensor, eps: float, pooled: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The value, then z, its products, q and 1 / s, which the gradient is made of."""
+    n, d = features.shape
+    with torch.autocast(features.device.type, enabled=False):
+        x = centre(features)
+        variance = torch.linalg.vecdot(x, x, dim=0) / (n - 1)
+        if pooled:
+            variance = variance.mean()
+        # 0 * inf is NaN: a variance that overflows must not pass for a loss of 0.
+        inverse_std = (variance + eps).rsqrt() + 0 * variance
+        z = x * inverse_std
+        energy = torch.linalg.vecdot(z, z, dim=0)
+        if pooled:
+            energy = energy.mean().expand(d)
+        if n < d:
+            products = z @ z.T
+            spread = products.square().sum() - energy.square().sum()
+        else:
+            products = z.T @ z - torch.diag(energy)
+            spread = products.square().sum()
+        return spread / ((n - 1) ** 2 * d * (d - 1)), z, products, energy, inverse_std
 
 
 class _EigenvalueSpread(Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor, eps: float, pooled: bool) -> Tensor:
         """Values only; the gradient is `_SpreadGradient`."""
-        n, d = features.shape
-        with torch.autocast(features.device.type, enabled=False):
-            x = centre(features)
-            variance = torch.linalg.vecdot(x, x, dim=0) / (n - 1)
-            if pooled:
-                variance = variance.mean()
-            # 0 * inf is NaN: a variance that overflows must not pass for a loss of 0.
-            inverse_std = (variance + eps).rsqrt() + 0 * variance
-            z = x * inverse_std
-            energy = torch.linalg.vecdot(z, z, dim=0)
-            if pooled:
-                energy = energy.mean().expand(d)
-            if n < d:
-                products = z @ z.T
-                spread = products.square().sum() - energy.square().sum()
-            else:
-                products = z.T @ z - torch.diag(energy)
-                spread = products.square().sum()
-        ctx.save_for_backward(features, z, products, energy, inverse_std)
+        value, *kept = _spread(features, eps, pooled)
+        ctx.save_for_backward(features, *kept)
         ctx.pooled = pooled
-        value: Tensor = spread / ((n - 1) ** 2 * d * (d - 1))
         return value
 
     @staticmethod
