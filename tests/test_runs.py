@@ -67,7 +67,7 @@ def untimed(folder: RunFolder) -> list[dict[str, object]]:
     for record in records:
         del record["seconds"]
         for client in record["clients"]:
-            del client["seconds"]
+            del client["seconds"], client["parts"]
     return records
 
 

@@ -77,10 +77,9 @@ class ModelState:
     @torch.no_grad()
     def write_to(self, other: ModelState) -> None:
         """Overwrite the tensors of `other` that this state has, in place."""
-        for name, leaf in self.params.items():
-            other.params[name].copy_(leaf)
-        for name, leaf in self.buffers.items():
-            other.buffers[name].copy_(leaf)
+        theirs = other.params | other.buffers
+        for name, leaf in (self.params | self.buffers).items():
+            theirs[name].copy_(leaf)
 
 
 @dataclass(frozen=True, eq=False)

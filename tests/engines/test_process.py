@@ -49,6 +49,16 @@ class AlwaysRaising:
         raise ValueError("the tape is torn")
 
 
+@dataclass(frozen=True)
+class OutOfMemory:
+    """A client call that asks for too much."""
+
+    def __call__(
+        self, model: torch.nn.Module, data: ClientData, broadcast: Broadcast, state: ClientState
+    ) -> tuple[ClientResult, ClientState]:
+        raise MemoryError("no more")
+
+
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
     with Process(workers=2)(small_federation()) as started:
@@ -93,6 +103,17 @@ def test_there_are_never_more_workers_than_clients() -> None:
     federation = small_federation(num_clients=1)
     with Process(workers=8)(federation) as engine:
         assert len(engine._workers) == 1  # the engine's own workers
+
+
+def test_more_workers_than_cores_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0})
+    with pytest.warns(UserWarning, match="2 workers of 1 threads share 1 cores"), Process(workers=2)(small_federation()):
+        pass
+
+
+def test_memory_that_runs_out_says_what_to_lower(engine: Engine) -> None:
+    with pytest.raises(ClientError, match="MemoryError: no more; memory ran out: use a smaller client.batch_size"):
+        list(engine.run(OutOfMemory(), BROADCAST, [0], {}))
 
 
 def test_no_worker_is_no_engine() -> None:

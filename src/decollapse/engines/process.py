@@ -9,6 +9,7 @@ cohort's order. While many clients wait, a worker has its next one before it is 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -63,7 +64,14 @@ class Process:
     @contextmanager
     def __call__(self, federation: Federation) -> Iterator[Engine]:
         """The engine; its processes end with the block, however it ends."""
-        count = min(self.workers or len(os.sched_getaffinity(0)), len(federation.clients))
+        cores = len(os.sched_getaffinity(0))
+        count = min(self.workers or cores, len(federation.clients))
+        if count * self.threads > cores:
+            warnings.warn(
+                f"{count} workers of {self.threads} threads share {cores} cores and wait for one another; "
+                "engine.workers left out takes one for each core.",
+                stacklevel=3,
+            )
         settings = Serial(
             self.device, self.dtype, self.channels_last, self.threads, compile=self.compile, autocast=self.autocast
         )

@@ -79,7 +79,7 @@ class SerialEngine:
         try:
             result, state = call(self._model, *self._on_device(self._clients[client], broadcast, state))
         except Exception as error:
-            what = f"{type(error).__name__}: {error}"
+            what = f"{type(error).__name__}: {error}{_advice(error)}"
             raise ClientError(f"client {client} failed in round {broadcast.round}: {what}") from error
         result = replace(result, delta=_home(result.delta), buffers=_home(result.buffers), extras=_home(result.extras))
         _ = result.squared_norm  # kept with the result: here clients compute it side by side
@@ -100,6 +100,13 @@ class SerialEngine:
             replace(broadcast, model=model, extras=there(broadcast.extras)),
             {name: there(kept) for name, kept in state.items()},
         )
+
+
+def _advice(error: Exception) -> str:
+    """What to do about it, where memory ran out; PyTorch says so on the CPU in a RuntimeError of its own."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        return "; memory ran out: use a smaller client.batch_size, evaluation.batch_size, or fewer workers."
+    return ""
 
 
 def _home(tree: Tree) -> Tree:
