@@ -68,7 +68,7 @@ class Process:
         count = min(self.workers or cores, len(federation.clients))
         if count * self.threads > cores:
             warnings.warn(
-                f"{count} workers of {self.threads} threads share {cores} cores and wait for one another; "
+                f"{count * self.threads} threads of workers wait for one another on {cores} cores; "
                 "engine.workers left out takes one for each core.",
                 stacklevel=3,
             )
