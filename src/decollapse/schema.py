@@ -64,6 +64,7 @@ def read_value(kind: Any, value: Any, where: str, default: Any) -> Any:
         return _adapter(kind).validate_json(json.dumps(value, default=str), strict=True)
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        reason = reason.replace("Input should be an object", "it is a table of settings, such as {key = 1}")
         raise RecipeError(f"{where} = {value!r}: {reason[0].lower()}{reason[1:]}.") from None
 
 
