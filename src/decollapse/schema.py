@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from functools import cache
+from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -57,6 +58,9 @@ def read_value(kind: Any, value: Any, where: str, default: Any) -> Any:
         if not isinstance(value, list):
             raise RecipeError(f'{where} is a list, such as ["{next(iter(KINDS[item]))}"], got {value!r}.')
         return tuple(_component(item, entry, f"{where}[{index}]", None) for index, entry in enumerate(value))
+    optional = [arm for arm in get_args(kind) if dataclasses.is_dataclass(arm)] if isinstance(kind, UnionType) else []
+    if optional and value is not None:
+        return read_value(optional[0], value, where, default)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         return build(kind, {"name": value} if isinstance(value, str) else as_table(value, where), where, default)
     try:
@@ -64,7 +68,6 @@ def read_value(kind: Any, value: Any, where: str, default: Any) -> Any:
         return _adapter(kind).validate_json(json.dumps(value, default=str), strict=True)
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Value error, ")
-        reason = reason.replace("Input should be an object", "it is a table of settings, such as {key = 1}")
         raise RecipeError(f"{where} = {value!r}: {reason[0].lower()}{reason[1:]}.") from None
 
 
