@@ -83,6 +83,7 @@ def test_every_recipe_builds() -> None:
         assert isinstance(from_table(tomllib.loads(recipe)), Experiment)
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_readme_run_and_say_what_it_shows(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

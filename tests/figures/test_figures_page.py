@@ -31,7 +31,7 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
-@pytest.mark.parametrize("width", [1280, 400])
+@pytest.mark.parametrize("width", [1280, pytest.param(400, marks=pytest.mark.slow)])
 def test_four_figures_are_drawn_without_errors_requests_or_overflow(browser: Any, drawn: Drawn, width: int) -> None:
     errors, requests = [], []
     page = browser.new_page(viewport={"width": width, "height": 900})

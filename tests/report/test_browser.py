@@ -70,7 +70,7 @@ def visit(browser: Any) -> Iterator[Any]:
         page.close()
 
 
-@pytest.mark.parametrize("width", [1280, 400])
+@pytest.mark.parametrize("width", [1280, pytest.param(400, marks=pytest.mark.slow)])
 def test_six_settings_are_drawn_without_errors_requests_or_overflow(
     visit, six_groups, tmp_path: Path, width: int
 ) -> None:
@@ -151,7 +151,7 @@ def averaged_line(found: Visit, index: int) -> str:
     return found.page.evaluate(script, index)
 
 
-@pytest.mark.parametrize("width", [1280, 400])
+@pytest.mark.parametrize("width", [1280, pytest.param(400, marks=pytest.mark.slow)])
 def test_a_diagnosis_is_drawn_without_errors_requests_or_overflow(
     visit, diagnosed: Path, tmp_path: Path, width: int
 ) -> None:
@@ -171,7 +171,7 @@ def test_a_diagnosis_is_drawn_without_errors_requests_or_overflow(
     part.screenshot(path=str(tmp_path / f"diagnosis-{width}.png"))
 
 
-@pytest.mark.parametrize("width", [1280, 400])
+@pytest.mark.parametrize("width", [1280, pytest.param(400, marks=pytest.mark.slow)])
 def test_the_slider_moves_the_spectra_of_all_settings_and_says_the_round(visit, diagnosed: Path, width: int) -> None:
     found = visit(diagnosed, width)
     slider = found.page.get_by_label("Round")
