@@ -229,7 +229,7 @@ def simulate(
         guard: what happens to an unusable update, see `decollapse.guard`.
         evaluate: called with the state after each round, and with the initial one.
         measure: for a round, what to wrap around the client call, or None.
-        diagnose: called with the state after each round and what was measured of the clients that were averaged.
+        diagnose: called with the state after each round and what was measured of clients without a rejection.
         pool: called with the state after each round and its cohort, for the spectrum of the clients' own examples.
     """
     if isinstance(start, ModelState):
