@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 from operator import add
 
 import torch
@@ -38,7 +38,7 @@ class WithTestSet:
     clients: Clients
     dataset: Dataset
 
-    @property
+    @cached_property
     def parts(self) -> range:
         """The numbers of the test set's parts."""
         count = min(-(-len(self.dataset.test_y) // EXAMPLES_A_PART), MOST_PARTS)
@@ -57,8 +57,10 @@ class WithTestSet:
 
     def num_examples(self, client: int) -> int:
         """How many examples a client, or a part, has."""
+        if client not in self.parts:
+            return self.clients.num_examples(client)
         rows = self._rows(client)
-        return rows.stop - rows.start if client in self.parts else self.clients.num_examples(client)
+        return rows.stop - rows.start
 
     def share_memory(self) -> object:
         """Of training and test examples alike."""

@@ -116,10 +116,11 @@ class ProcessEngine:
             worker.finish()  # a round that its caller gave up left clients in work, whose failures are that round's
         announcement = self._announcements.pack((call, broadcast))
         untold = set(self._workers)  # told with their first client, so that everyone told has read it when it changes
+        sizes = {client: self._clients.num_examples(client) for client in cohort}
         waiting, done = set(cohort), dict[int, Reply]()
         for position, due in enumerate(cohort):
             reach = cohort[position : position + LOOK_AHEAD * len(self._workers)]
-            near = sorted((client for client in reach if client in waiting), key=self._clients.num_examples)
+            near = sorted((client for client in reach if client in waiting), key=sizes.__getitem__)
             while due not in done:
                 for worker in self._idle_first(len(waiting)):
                     if not near:
