@@ -56,7 +56,7 @@ class Mailbox:
 
 
 class _Pickler(pickle.Pickler):
-    """Pickles tensors as arrays: 50 times faster than one torch.save for each, and bitwise the same."""
+    """Pickles tensors as arrays: 7 times faster than one torch.save for each, and bitwise the same."""
 
     def reducer_override(self, obj: object) -> Any:
         if isinstance(obj, Tensor) and obj.device.type == "cpu" and obj.dtype != torch.bfloat16:
