@@ -60,7 +60,7 @@ class WithTestSet:
         if client not in self.parts:
             return self.clients.num_examples(client)
         rows = self._rows(client)
-        return rows.stop - rows.start
+        return int(rows.stop - rows.start)
 
     def share_memory(self) -> object:
         """Of training and test examples alike."""

@@ -163,3 +163,14 @@ def test_the_center_itself_is_a_value_and_quadratic_gradient_of_zero() -> None:
     for leaf in params.values():
         assert leaf.grad is not None
         assert not leaf.grad.any()
+
+
+def test_vmap_takes_it() -> None:
+    center, linear = torch.tensor([1.0, 1.0]), torch.tensor([3.0, 5.0])
+    stacked = torch.tensor([[3.0, 0.0], [1.0, 1.0]])
+
+    def value(w: Tensor) -> Tensor:
+        return linear_and_quadratic({"w": w}, {"w": center}, linear={"w": linear}, strength=4.0)
+
+    assert torch.vmap(value)(stacked).tolist() == [11.0, 0.0]
+    assert torch.vmap(torch.func.grad(value))(stacked).tolist() == [[11.0, 1.0], [3.0, 5.0]]

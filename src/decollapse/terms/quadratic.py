@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.autograd import Function
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from jaxtyping import Float
 
     from decollapse.tree import Tree
@@ -34,7 +36,18 @@ def linear_and_quadratic(
     tensor(4., grad_fn=<_LinearAndQuadraticBackward>)
     """
     pull = None if linear is None else [linear[name] for name in params]
+    if torch._C._are_functorch_transforms_active():  # vmap refuses a Function without `setup_context`: autograd then
+        return _value([w - center[name] for name, w in params.items()], pull, strength)
     value: Tensor = _LinearAndQuadratic.apply(pull, [center[name] for name in params], strength, *params.values())  # type: ignore[no-untyped-call]
+    return value
+
+
+def _value(distances: Sequence[Tensor], linear: Sequence[Tensor] | None, strength: float) -> Tensor:
+    value = distances[0].new_zeros(())
+    if linear is not None:
+        value = value + sum(torch.dot(a.flatten(), b.flatten()) for a, b in zip(linear, distances, strict=True))
+    if strength:
+        value = value + 0.5 * strength * sum(torch.dot(d.flatten(), d.flatten()) for d in distances)
     return value
 
 
@@ -45,14 +58,9 @@ class _LinearAndQuadratic(Function):
     ) -> Tensor:
         """The value; the distances are kept for the gradient."""
         distances = torch._foreach_sub(params, center)
-        value = params[0].new_zeros(())
-        if linear is not None:
-            value = value + sum(torch.dot(a.flatten(), b.flatten()) for a, b in zip(linear, distances, strict=True))
-        if strength:
-            value = value + 0.5 * strength * sum(torch.dot(d.flatten(), d.flatten()) for d in distances)
         ctx.save_for_backward(*params)
         ctx.center, ctx.linear, ctx.distances, ctx.strength = center, linear, distances, strength
-        return value
+        return _value(distances, linear, strength)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
