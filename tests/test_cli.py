@@ -34,7 +34,9 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
         (["resume", "nowhere"], "there is no folder nowhere"),
         (["resume"], "at least one run folder"),
         (["compare"], "at least one run folder"),
+        (["compare", "--metric", "acuracy", "x"], "acuracy"),
         (["report", "nowhere"], "there is no folder nowhere"),
+        (["search", "--vary", "rounds=5..2"], "rounds: a range goes from a number to a greater one, got 5..2"),
         (["diagnose"], "at least one run folder, or --weights"),
         (["diagnose", "nowhere"], "there is no folder nowhere"),
         (["diagnose", "--weights", "model.pt", "--model", "mlp", "--data", "digits"], "model.pt looks like a pickle"),
@@ -76,6 +78,16 @@ def test_a_run_its_comparison_and_its_report(capsys: pytest.CaptureFixture[str],
     assert [(row["label"], row["num_runs"]) for row in rows] == [("FedAvg", 2), ("FedAvg + FedDecorr 0.1", 2)]
     assert 0 <= rows[0]["values"]["accuracy"]["mean"] <= 100
 
+    assert rows[1]["paired"]["baseline"] == "FedAvg"
+    assert rows[1]["paired"]["seeds"] == [0, 1]
+    code, printed, _ = run(capsys, "compare", out, "--against", "FedAvg + FedDecorr 0.1", "--metric", "loss")
+    assert code == 0
+    assert "Δ loss" in printed
+    table = tmp_path / "tables" / "digits.tex"
+    code, printed, _ = run(capsys, "compare", out, "--format", "latex", "--out", str(table))
+    assert (code, printed) == (0, f"{table}\n")
+    assert table.read_text().count(r"\toprule") == 2
+
     page = tmp_path / "page.html"
     code, printed, _ = run(capsys, "report", out, "--out", str(page))
     assert (code, printed) == (0, f"{page}\n")
@@ -84,6 +96,19 @@ def test_a_run_its_comparison_and_its_report(capsys: pytest.CaptureFixture[str],
     code, printed, progress = run(capsys, "resume", out)
     assert code == 0
     assert progress.count("finished before") == 4
+
+
+def test_runs_under_other_conditions_are_compared_and_not_paired(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "study"
+    assert run(capsys, "run", *TINY, "--sweep", "partition.alpha=0.1,1", "--out", str(out))[0] == 0
+    code, printed, _ = run(capsys, "compare", str(out), "--format", "csv")
+    assert code == 0
+    assert [line.partition(",")[0] for line in printed.splitlines()] == ["setting", "α 0.1", "α 1"]  # noqa: RUF001
+    code, printed, err = run(capsys, "compare", str(out / "alpha=0.1"), "--against", str(out / "alpha=1"))
+    assert (code, printed) == (2, "")
+    assert "cannot be paired: partition.alpha is 0.1 in" in err
 
 
 def test_a_folder_that_holds_another_run_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -113,7 +138,7 @@ def test_every_method_is_listed_with_its_source(capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize(
-    "command", ["run", "resume", "compare", "report", "diagnose", "figures", "theory", "list", "demo"]
+    "command", ["run", "resume", "compare", "report", "search", "diagnose", "figures", "theory", "list", "demo"]
 )
 def test_every_help_has_an_example(capsys: pytest.CaptureFixture[str], command: str) -> None:
     code, out, _ = run(capsys, command, "--help")

@@ -45,7 +45,7 @@ def create_runs(
     for combination in combinations:
         settings = [f"{key}={text}" for key, text in combination]
         experiments[run_name(combination)] = load_recipe(recipe, [*overrides, *settings])
-    _try_out(experiments.values())
+    try_out(experiments.values())
     out = out or _unused(Path("runs") / (recipe.stem if recipe else "run"))
     if not sweeps:
         return [RunFolder.create(out, experiments[""], reuse=reuse)]
@@ -56,7 +56,7 @@ def create_runs(
     ]
 
 
-def _try_out(experiments: Iterable[Experiment]) -> None:
+def try_out(experiments: Iterable[Experiment]) -> None:
     """Load and deal the data of each experiment, build its model and try its parts, so that mistakes show now."""
     datasets: dict[DataSource, Dataset] = {}
     for experiment in experiments:

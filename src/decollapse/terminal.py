@@ -7,7 +7,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from inspect import signature
@@ -26,7 +26,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Table as RichTable
 from rich.text import Text
 
 from decollapse.catalog import CATALOG
@@ -35,15 +35,16 @@ from decollapse.engines import Engine
 from decollapse.engines.memory import keep_freed_memory
 from decollapse.experiment import Experiment
 from decollapse.profile import Profile
-from decollapse.report.summary import HEADINGS, group_runs, summary_rows
+from decollapse.report.comparison import summary_table
+from decollapse.report.summary import group_runs, summary_rows
 from decollapse.report.view import read_run
 from decollapse.runs import RunFolder, continue_run
 from decollapse.simulation import RoundRecord
 from decollapse.spectrum import effective_rank
+from decollapse.tables import Table
+from decollapse.tables.text import as_text, print_table
 
 WIDTH_OF_FILES = 160
-LEFT_TO_THE_REPORT = ("effective rank (corr.)", "participation ratio")
-"""Columns that a terminal of 80 characters has no room for; `--json` and the report have them."""
 stderr = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
@@ -51,16 +52,23 @@ def run_folders(folders: Sequence[RunFolder]) -> None:
     """Run what is missing of each folder, one after the other, and tell the person how it goes."""
     keep_freed_memory()
     for number, folder in enumerate(folders, start=1):
-        experiment = folder.experiment
-        done = folder.rounds_done
         where = f"[{number}/{len(folders)}] {folder.path}" if len(folders) > 1 else str(folder.path)
-        if done == experiment.rounds:
-            stderr.print(f"{where}: finished before", markup=False)
-            continue
-        stderr.print(f"{where}: {f'going on after round {done}' if done is not None else 'begins'}", markup=False)
-        with _bar(experiment, done or 0) as bar:
-            for record, _ in continue_run(folder, watch=bar.watch):
-                bar.progress.console.print(round_line(record, experiment.rounds), markup=False)
+        for _ in run_folder(folder, where):
+            pass
+
+
+def run_folder(folder: RunFolder, where: str = "") -> Generator[RoundRecord]:
+    """Run what is missing of a folder, tell the person how it goes, and yield each round once it is saved."""
+    experiment, done = folder.experiment, folder.rounds_done
+    where = where or str(folder.path)
+    if done == experiment.rounds:
+        stderr.print(f"{where}: finished before", markup=False)
+        return
+    stderr.print(f"{where}: {f'going on after round {done}' if done is not None else 'begins'}", markup=False)
+    with _bar(experiment, done or 0) as bar:
+        for record, _ in continue_run(folder, watch=bar.watch):
+            bar.progress.console.print(round_line(record, experiment.rounds), markup=False)
+            yield record
 
 
 @dataclass
@@ -141,20 +149,23 @@ def print_comparison(paths: Sequence[Path], *, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    shown = [number for number, heading in enumerate(HEADINGS) if heading not in LEFT_TO_THE_REPORT]
-    for number in shown:
-        table.add_column(HEADINGS[number], justify="right" if number else "left", no_wrap=number > 0)
-    for row in rows:
-        cells = row.cells()
-        table.add_row(*(Text(cells[number]) for number in shown))
-    _stdout().print(table)
+    print_tables([summary_table(rows)])
+
+
+def print_tables(tables: Sequence[Table]) -> None:
+    """Print tables on stdout, each with its notes below."""
+    console = Console()
+    for table in tables:
+        if console.is_terminal:
+            print_table(table, console)
+        else:
+            sys.stdout.write(f"{as_text(table)}\n")
 
 
 def print_profile(profiles: Mapping[Path, Profile]) -> None:
     """Print on stderr where the time of each run went."""
     for path, profile in profiles.items():
-        table = Table("part", box=box.SIMPLE_HEAD, pad_edge=False)
+        table = RichTable("part", box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("s a round", justify="right")
         table.add_column("share", justify="right")
         whole = profile.workers * profile.wall
@@ -193,7 +204,7 @@ def print_catalog(*, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(json.dumps(entries, indent=1, default=str) + "\n")
         return
-    table = Table("name", "what it is", "settings", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = RichTable("name", "what it is", "settings", box=box.SIMPLE_HEAD, pad_edge=False)
     for where, kind in itertools.groupby(entries, key=itemgetter("where")):
         table.add_row(Text(where, style="bold"))
         for entry in kind:

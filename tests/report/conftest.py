@@ -115,11 +115,13 @@ def write_run(tmp_path: Path) -> WriteRun:
         recipe: Mapping[str, Any] | None = None,
         change: Callable[[dict[str, Any]], dict[str, Any]] = lambda record: record,
         classes: list[str] = CLASSES,
+        fingerprint: str = "5ca1ab1e",
     ) -> Path:
         folder = tmp_path / "runs" / name
         (folder / "spectra").mkdir(parents=True)
+        deal = np.random.default_rng([seed, int(100 * alpha)])  # every method with this seed sees this split
+        counts = np.stack([deal.multinomial(500, share) for share in deal.dirichlet([alpha] * NUM_CLIENTS, 10)]).T
         rng = np.random.default_rng([seed, int(100 * (beta or 0)), int(100 * alpha)])
-        counts = np.stack([rng.multinomial(500, share) for share in rng.dirichlet([alpha] * NUM_CLIENTS, 10)]).T
         description = {
             "format": 1,
             "name": name,
@@ -129,6 +131,7 @@ def write_run(tmp_path: Path) -> WriteRun:
             "started": "2026-11-22T15:00:00+00:00",
             "partition": {"class_counts": counts.tolist(), "classes": classes},
             "model": {"parameters": 272474, "feature_dim": NUM_FEATURES},
+            "fingerprint": fingerprint,
         }
         (folder / "run.json").write_text(json.dumps(description))
         lines = []

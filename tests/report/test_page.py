@@ -23,7 +23,7 @@ def test_the_page_is_one_file_with_all_charts_and_tables(two_groups, tmp_path: P
     html = out.read_text(encoding="utf-8")
     assert list(figures(html)) == [
         "accuracy", "loss", "rank-covariance", "rank-correlation", "spectrum-covariance", "spectrum-correlation",
-        "dead", "rank-local", "local-0", "local-1", "labels-0", "labels-1", "per-class",
+        "dead", "rank-local", "local-0", "local-1", "labels-0", "per-class",
     ]  # fmt: skip
     for key in figures(html):
         assert f'data-chart="{key}"' in html
@@ -161,3 +161,16 @@ def test_a_report_that_cannot_be_finished_leaves_the_old_one_and_no_litter(
         write_report([folder], out)
     assert out.read_text() == "old"
     assert list(out.parent.iterdir()) == [out]
+
+
+def test_the_comparison_shows_what_is_gained_seed_by_seed(two_groups, tmp_path: Path) -> None:
+    html = write_report(two_groups, tmp_path / "report.html").read_text(encoding="utf-8")
+    comparison = html.partition('<section id="comparison">')[2].partition("</section>")[0]
+    assert comparison.count("Δ accuracy (points)") == comparison.count("Δ effective rank") == 1
+    assert comparison.count("<td>3 of 3</td>") == 2
+    assert comparison.count("Differences between runs of the same seed") == 1
+
+
+def test_settings_without_a_baseline_have_no_table_of_pairs(write_run, tmp_path: Path) -> None:
+    html = write_report([write_run("a")], tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Δ accuracy" not in html

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from decollapse.report.baselines import gains
 from decollapse.report.charts import Stroke, stroke
+from decollapse.report.comparison import METRICS, paired_table
 from decollapse.report.labels import flatten
 from decollapse.report.markup import folded, inline, swatch, table
 from decollapse.report.summary import COLUMNS, HEADINGS, MISSING, Group, SummaryRow
@@ -29,6 +31,27 @@ def comparison(rows: Sequence[SummaryRow]) -> str:
     )
     caption += "the covariance of the global model's features on the test set; corr.: of their correlation."
     return table(HEADINGS, [row.cells() for row in rows], caption=caption, marks=marks)
+
+
+def paired(groups: Sequence[Group]) -> str:
+    """What each setting gains over the same without its regularisers, in accuracy and effective rank; or nothing."""
+    marks = {group.label: swatch(stroke(index)) for index, group in enumerate(groups)}
+    found = [gains(groups, METRICS[key]) for key in ("accuracy", "effective_rank")]
+    caption = (
+        "Differences between runs of the same seed, which share split, cohorts and initial weights: their mean, its "
+        "interval by Student's t, and in how many pairs the setting is better."
+    )
+    captions = ["", " ".join([caption, *found[0].notes])]
+    return "".join(
+        table(
+            [heading.title for heading in shown.headings],
+            [[cell.text for cell in row] for row in shown.rows],
+            caption=words,
+            marks=[marks[label] for label in gained.of],
+        )
+        for gained, words in zip(found, captions, strict=True)
+        if (shown := paired_table(gained)).rows
+    )
 
 
 def cards(rows: Sequence[SummaryRow]) -> str:
@@ -115,7 +138,7 @@ def _client_table(run: RunView) -> str:
 
 def _num_classes(run: RunView, entry: Record) -> str:
     client = entry.get("client")
-    if not isinstance(client, int) or client >= len(run.class_counts):
+    if not isinstance(client, int) or not 0 <= client < len(run.class_counts):
         return MISSING
     return str(sum(count > 0 for count in run.class_counts[client]))
 

@@ -132,16 +132,34 @@ def algorithm(recipe: Recipe) -> str:
     for path, words in PARTS.items():
         value = flat.get(path)
         parts += [words[entry] for entry in (value if isinstance(value, list | tuple) else [value]) if entry in words]
-    for name, settings in _table(recipe, *OBJECTIVE).items():
-        word, coefficient = TERMS.get(name, (name.replace("_", " "), ""))
-        value = settings.get(coefficient) if isinstance(settings, Mapping) else None
-        if name != "cross_entropy" and settings is not False and value != 0:
+    for name, settings in active_terms(recipe).items():
+        word, coefficient = _word(name)
+        value = settings.get(coefficient)
+        if name != "cross_entropy":
             parts.append(word if value is None else f"{word} {_say(value)}")
     named = [part for part in parts if part in _names() or part.startswith(METHODS)]
     parts = [*named, *(part for part in parts if part not in named)]
     if not (named and base == "FedAvg") and not any(part.startswith(base) for part in named):
         parts.insert(0, base)
     return " + ".join(parts)
+
+
+def active_terms(recipe: Recipe) -> dict[str, Mapping[str, Any]]:
+    """The terms of a recipe's objective, with their settings; not those whose coefficient is 0.
+
+    >>> active_terms({"client": {"objective": {"cross_entropy": {}, "feddecorr": {"beta": 0}}}})
+    {'cross_entropy': {}}
+    """
+    tables = _table(recipe, *OBJECTIVE).items()
+    terms = {
+        name: settings if isinstance(settings, Mapping) else {} for name, settings in tables if settings is not False
+    }
+    return {name: settings for name, settings in terms.items() if settings.get(_word(name)[1]) != 0}
+
+
+def _word(name: str) -> tuple[str, str]:
+    """What people call a term, and the coefficient they know it by; an empty one where they know none."""
+    return TERMS.get(name, (name.replace("_", " "), ""))
 
 
 def _names() -> set[str]:

@@ -104,7 +104,7 @@ def _body(
             f'<main><p class="lead">{inline(words.summary(rows, width))}</p>',
             details.cards(rows),
             f'<aside class="notes">{paragraphs(warnings)}</aside>' if warnings else "",
-            section("Comparison", details.comparison(rows), identity="comparison"),
+            section("Comparison", details.comparison(rows), details.paired(groups), identity="comparison"),
             section("Diagnosis", diagnosis.body(groups, found), identity="diagnosis"),
             section("Across the clients' data", details.federated(groups), identity="federated"),
             section("Curves and spectra", key, grid(curves), identity="curves") if curves else "",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from decollapse.report.labels import differences, label
-from decollapse.report.view import RunView, is_finite, lookup
+from decollapse.report.view import RunView, lookup
 
 MISSING = "\N{EN DASH}"
 """What a table shows where nothing was recorded."""
@@ -51,6 +51,7 @@ class Column:
         path: where a round record holds it.
         scale: what the recorded number is multiplied by; 100 for a percentage.
         decimals: digits after the point.
+        higher_is_better: whether more of it is for the better.
     """
 
     key: str
@@ -58,6 +59,16 @@ class Column:
     path: tuple[str, ...]
     scale: float = 1.0
     decimals: int = 1
+    higher_is_better: bool = True
+
+    def of(self, run: RunView, round_: int | None) -> float | None:
+        """A run's number at a round, or None where it was not recorded; times are a mean over rounds."""
+        if self.path[0] == "seconds":
+            # Round 0 is an evaluation without training, so it would make a round look cheap.
+            seconds = [value for at, value in run.series(*self.path) if at > 0]
+            return statistics.fmean(seconds) * self.scale if seconds else None
+        found = dict(run.series(*self.path)).get(-1 if round_ is None else round_)
+        return None if found is None else found * self.scale
 
     def show(self, statistic: Statistic | None) -> str:
         """The number as the table prints it.
@@ -73,12 +84,12 @@ class Column:
 
 COLUMNS = (
     Column("accuracy", "accuracy (%)", ("evaluation", "accuracy"), scale=100),
-    Column("loss", "loss", ("evaluation", "loss"), decimals=3),
+    Column("loss", "loss", ("evaluation", "loss"), decimals=3, higher_is_better=False),
     Column("effective_rank", "effective rank", ("spectrum", "covariance", "effective_rank")),
     Column("effective_rank_correlation", "effective rank (corr.)", ("spectrum", "correlation", "effective_rank")),
     Column("participation_ratio", "participation ratio", ("spectrum", "covariance", "participation_ratio")),
-    Column("num_dead", "dead dimensions", ("spectrum", "num_dead")),
-    Column("seconds_per_round", "seconds a round", ("seconds", "total"), decimals=2),
+    Column("num_dead", "dead dimensions", ("spectrum", "num_dead"), higher_is_better=False),
+    Column("seconds_per_round", "seconds a round", ("seconds", "total"), decimals=2, higher_is_better=False),
 )
 """The columns of the comparison, in order. All but the last are of one round; the last is a mean over rounds."""
 
@@ -144,14 +155,21 @@ def group_runs(runs: Sequence[RunView]) -> list[Group]:
     """Group runs by everything in their recipes but seed and engine, in the order the first run of each group came."""
     members: dict[str, list[RunView]] = {}
     for run in runs:
-        members.setdefault(json.dumps(_unseeded(run), sort_keys=True), []).append(run)
-    recipes = [_unseeded(group[0]) for group in members.values()]
+        members.setdefault(json.dumps(unseeded(run), sort_keys=True), []).append(run)
+    recipes = [unseeded(group[0]) for group in members.values()]
     differing = differences(recipes)
     labels = _unique([label(recipe, differing) for recipe in recipes])
     return [
         Group(text, tuple(sorted(group, key=lambda run: run.seed or 0)))
         for text, group in zip(labels, members.values(), strict=True)
     ]
+
+
+def unseeded(run: RunView) -> dict[str, Any]:
+    """The recipe without what leaves the result alone or is averaged over; of the engine, only its dtype stays."""
+    table = {key: value for key, value in run.recipe.items() if key not in ("seed", "engine")}
+    dtype = lookup(run.recipe, "engine", "dtype")
+    return table if dtype is None else {**table, "engine": {"dtype": dtype}}
 
 
 def summary_rows(groups: Sequence[Group]) -> list[SummaryRow]:
@@ -183,20 +201,7 @@ def _row(group: Group) -> SummaryRow:
 
 
 def _statistic(column: Column, runs: Sequence[RunView], round_: int | None) -> Statistic | None:
-    if column.path[0] == "seconds":
-        # Round 0 is an evaluation without training, so it would make a round look cheap.
-        series = [[value for at, value in run.series(*column.path) if at > 0] for run in runs]
-        return Statistic.of([statistics.fmean(values) * column.scale for values in series if values])
-    records = [record for run in runs for record in run.records if record["round"] == round_]
-    values = [lookup(record, *column.path) for record in records]
-    return Statistic.of([value * column.scale for value in values if is_finite(value)])
-
-
-def _unseeded(run: RunView) -> dict[str, Any]:
-    """The recipe without what leaves the result alone or is averaged over; of the engine, only its dtype stays."""
-    table = {key: value for key, value in run.recipe.items() if key not in ("seed", "engine")}
-    dtype = lookup(run.recipe, "engine", "dtype")
-    return table if dtype is None else {**table, "engine": {"dtype": dtype}}
+    return Statistic.of([value for run in runs if (value := column.of(run, round_)) is not None])
 
 
 def _unique(labels: Sequence[str]) -> list[str]:
