@@ -21,18 +21,20 @@ import os
 import platform
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from decollapse.aggregate import sent_extras
 from decollapse.catalog import MODELS, TERMS
 from decollapse.client import ClientUpdate
 from decollapse.core import Broadcast, ClientData, ClientState, ModelState
 from decollapse.data import Normalize
 from decollapse.objective import Term
 from decollapse.server.scaffold import ServerScaffold
+from decollapse.term_states import shared_by
 from decollapse.terms.cross_entropy import CrossEntropy
 
 Row = dict[str, float | str]
@@ -78,8 +80,9 @@ def compare(name: str, model: nn.Module, data: ClientData, *, epochs: int, batch
     clients = []
     for objective in ((CrossEntropy(),), with_term):
         update = ClientUpdate(objective=objective, epochs=epochs, batch_size=batch_size)
-        _, state = update(model, data, broadcast, {})
-        clients.append(Client(update, model, data, broadcast, state))
+        result, state = update(model, data, broadcast, {})
+        extras = broadcast.extras | shared_by(objective, {}, sent_extras(result))  # as in every round but the first
+        clients.append(Client(update, model, data, replace(broadcast, extras=extras), state))
     pairs = [[client.seconds_a_step() for client in clients] for _ in range(turns)]
     ratios = [term / alone for alone, term in pairs]
     low, _, high = statistics.quantiles(ratios, n=4, method="inclusive")

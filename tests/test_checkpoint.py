@@ -15,6 +15,7 @@ SERVER = ServerState(
     model=ModelState({"w": torch.tensor([[1.0, -0.0], [3.0, 4.0]])}, {"num_batches_tracked": torch.tensor(7)}),
     optimizer={"w": torch.full((2, 2), 0.5, dtype=torch.float64)},
     clients={11: {"moon": {"w": torch.ones(2)}, "buffers": {"bn.running_mean": torch.zeros(3)}}},
+    shared={"global_feddecorr/features": torch.eye(2)},
 )
 
 
@@ -28,6 +29,7 @@ def test_what_was_saved_is_loaded_with_dtypes_and_client_states(tmp_path: Path) 
     assert loaded.optimizer["w"].dtype == torch.float64
     assert torch.equal(loaded.clients[11]["moon"]["w"], torch.ones(2))
     assert loaded.clients[11]["buffers"].keys() == {"bn.running_mean"}
+    assert torch.equal(loaded.shared["global_feddecorr/features"], torch.eye(2))
 
 
 @pytest.mark.parametrize("keep", [0, 4, 100, -1])

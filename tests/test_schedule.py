@@ -16,7 +16,7 @@ from torch import Tensor
 from decollapse.aggregate.mean import WeightedMean
 from decollapse.algorithms import Algorithm, fedavg, with_term
 from decollapse.client import ClientUpdate
-from decollapse.core import Broadcast, ModelState
+from decollapse.core import Broadcast, ModelState, Output
 from decollapse.objective import LayerTerm, Step, Term, Trained
 from decollapse.schedule import Constant, Cosine, Schedule, Scheduled, WarmUp
 from decollapse.server import ServerOptimizer
@@ -27,6 +27,7 @@ from decollapse.terms.adaptive_feddecorr import AdaptiveFedDecorr
 from decollapse.terms.cross_entropy import CrossEntropy
 from decollapse.terms.feddecorr import FedDecorr
 from decollapse.terms.feddyn import FedDyn
+from decollapse.terms.global_feddecorr import GlobalFedDecorr
 from decollapse.terms.moon import MOON
 from decollapse.terms.proximal import Proximal
 from decollapse.terms.scaffold import Scaffold
@@ -150,6 +151,23 @@ def test_what_a_term_sends_is_sent() -> None:
     before, after = {"w": torch.tensor([1.0])}, {"w": torch.tensor([3.0])}
     assert Scheduled(Scaffold(), Constant()).upload(before, after)["w"].tolist() == [2.0]
     assert Scheduled(MOON(), Constant()).upload(before, after) == {}
+
+
+def test_what_a_term_remembers_of_a_batch_and_shares_is_passed_on() -> None:
+    term = GlobalFedDecorr()
+    batch: Any = SimpleNamespace(
+        output=Output(torch.zeros(3, 2), torch.tensor([[1.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])), state={}
+    )
+    state = Scheduled(term, Constant()).after_batch(batch)
+    mean = term.upload(state, {})
+    assert state["features/sum"].tolist() == term.after_batch(batch)["features/sum"].tolist()
+    assert Scheduled(term, Constant()).share({}, mean)["features"].tolist() == term.share({}, mean)["features"].tolist()
+
+
+def test_a_term_that_remembers_no_batch_and_shares_nothing_is_left_so() -> None:
+    scheduled, kept = Scheduled(PullBack(), Constant()), {"w": torch.ones(2)}
+    assert scheduled.after_batch(SimpleNamespace(state=kept)) is kept
+    assert scheduled.share({}, kept) == {}
 
 
 @pytest.mark.parametrize("round", [1, 2, 4, 9])

@@ -11,7 +11,7 @@ from torch import Tensor
 from decollapse.core import Broadcast, ModelState
 from decollapse.objective import Step, Trained
 from decollapse.schedule import Scheduled, WarmUp
-from decollapse.term_states import following_states, starting_states
+from decollapse.term_states import following_states, shared_by, starting_states
 from decollapse.terms.cross_entropy import CrossEntropy
 from decollapse.terms.moon import MOON
 from decollapse.tree import Tree
@@ -45,6 +45,24 @@ class Counts:
 
     def upload(self, before: Tree, after: Tree) -> Tree:
         return {"grown": after["rounds"] - before["rounds"]}
+
+
+@dataclass(frozen=True)
+class Tells(Counts):
+    """Lets all clients know by how much their counts have grown on average, in all rounds."""
+
+    name: ClassVar[str] = "tells"
+
+    def share(self, shared: Tree, mean: Tree) -> Tree:
+        return {"total": mean["grown"] + shared.get("total", 0)}
+
+
+def test_what_is_shared_goes_under_the_terms_name_and_comes_back_to_it() -> None:
+    extras = {"counts/grown": torch.tensor(9.0), "tells/grown": torch.tensor(2.0)}
+    once = shared_by((CrossEntropy(), Counts(), Tells()), {}, extras)
+    twice = shared_by((Scheduled(Tells(), WarmUp()),), once, extras)
+    assert {name: leaf.item() for name, leaf in once.items()} == {"tells/total": 2}
+    assert {name: leaf.item() for name, leaf in twice.items()} == {"tells/total": 4}
 
 
 def test_a_client_that_never_took_part_begins_with_the_initial_states() -> None:

@@ -44,6 +44,7 @@ from decollapse.models import (
 )
 from decollapse.objective import Term
 from decollapse.optim import SGD, Adam, LocalOptimizer
+from decollapse.privacy.private_mean import PrivateMean
 from decollapse.robust.coordinates import CoordinateMedian, TrimmedMean
 from decollapse.robust.geometric_median import GeometricMedian
 from decollapse.robust.krum import Krum
@@ -65,16 +66,20 @@ from decollapse.terms.decov import DeCov
 from decollapse.terms.eigenvalue_variance import EigenvalueVariance
 from decollapse.terms.feddecorr import FedDecorr
 from decollapse.terms.feddyn import FedDyn
+from decollapse.terms.global_feddecorr import GlobalFedDecorr
 from decollapse.terms.koleo import KoLeo
 from decollapse.terms.log_determinant import LogDeterminant
 from decollapse.terms.logit_calibration import LogitCalibration
 from decollapse.terms.manifold_reshaping import IntraClassDecorrelation
+from decollapse.terms.memory_feddecorr import MemoryFedDecorr
 from decollapse.terms.moon import MOON
 from decollapse.terms.not_true_distillation import NotTrueDistillation
 from decollapse.terms.proximal import Proximal
+from decollapse.terms.relative_variance import RelativeVarianceHinge
 from decollapse.terms.relaxed_contrastive import RelaxedContrastive
 from decollapse.terms.restricted_softmax import RestrictedSoftmax
 from decollapse.terms.scaffold import Scaffold
+from decollapse.terms.split_feddecorr import SplitFedDecorr
 from decollapse.terms.uniformity import Uniformity
 from decollapse.terms.uniformity_variance import ClassifierVariance, HypersphericalUniformity
 from decollapse.terms.vacant_classes import LogitSuppression, VacantDistillation
@@ -136,6 +141,10 @@ TERMS: dict[str, type] = {
     "cross_entropy": CrossEntropy,
     "feddecorr": FedDecorr,
     "adaptive_feddecorr": AdaptiveFedDecorr,
+    "memory_feddecorr": MemoryFedDecorr,
+    "global_feddecorr": GlobalFedDecorr,
+    "split_feddecorr": SplitFedDecorr,
+    "relative_variance_hinge": RelativeVarianceHinge,
     "proximal": Proximal,
     "moon": MOON,
     "restricted_softmax": RestrictedSoftmax,
@@ -169,6 +178,7 @@ AGGREGATORS: dict[str, type] = {
     "krum": Krum,
     "geometric_median": GeometricMedian,
     "norm_clipping": NormClipping,
+    "private_mean": PrivateMean,
 }
 SERVER_OPTIMIZERS: dict[str, type] = {
     "sgd": ServerSGD,

@@ -77,6 +77,7 @@ def _flatten(server: ServerState) -> Tree:
         "params": server.model.params,
         "buffers": server.model.buffers,
         "optimizer": server.optimizer,
+        "shared": server.shared,
     }
     for client, state in server.clients.items():
         groups |= {f"client/{client}/{name}": tree for name, tree in state.items()}
@@ -89,12 +90,12 @@ def _unflatten(round: int, tensors: Tree) -> ServerState:
         group, _, name = key.partition("|")
         groups.setdefault(group, {})[name] = leaf
     model = ModelState(groups.pop("params", {}), groups.pop("buffers", {}))
-    optimizer = groups.pop("optimizer", {})
+    optimizer, shared = groups.pop("optimizer", {}), groups.pop("shared", {})
     clients: dict[int, ClientState] = {}
     for group, tree in groups.items():
         _, client, name = group.split("/", 2)
         clients.setdefault(int(client), {})[name] = tree
-    return ServerState(round, model, optimizer, clients)
+    return ServerState(round, model, optimizer, clients, shared)
 
 
 def _digest(tensors: Tree, metadata: dict[str, str]) -> str:

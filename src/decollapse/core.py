@@ -172,6 +172,8 @@ class ClientResult:
             `||a_i||_1`); None where the local optimiser has no such factor.
         seconds: wall-clock time of the local training; this and the next differ between two runs of one seed.
         parts: the same by part of a step: `data`, `forward`, `loss`, `backward`, `optimizer`.
+        failure: why there is no update, in an engine that goes on without a client; such a result is in no average.
+        members: the clients whose mean this is, where a secure aggregation let the server see no single result.
     """
 
     client: int
@@ -184,6 +186,18 @@ class ClientResult:
     step_size: float | None = None
     seconds: float = 0.0
     parts: dict[str, float] = field(default_factory=dict)
+    failure: str | None = None
+    members: tuple[int, ...] = ()
+
+    @property
+    def clients(self) -> tuple[int, ...]:
+        """Whose result this is: one client's, but for a mean of several."""
+        return self.members or (self.client,)
+
+    @classmethod
+    def failed(cls, client: int, reason: str) -> ClientResult:
+        """In the place of the result of a client that sent none."""
+        return cls(client, num_examples=0, num_steps=0, delta={}, buffers={}, metrics={}, failure=reason)
 
     @cached_property
     def squared_norm(self) -> float:

@@ -38,11 +38,14 @@ def guarded(
 
     `reject` leaves an unusable result out. `abort` ends the run. `clip` puts 0 in place of each non-finite entry of an
     update and the broadcast's value in place of each non-finite buffer entry. Tensors that are not the model's are
-    rejected all the same, and so is a client that keeps a state, which would no longer agree with its update.
+    rejected all the same, and so is a client that keeps a state, which would no longer agree with its update. A client
+    that sent no update is noted under every policy.
 
     Raises:
         UnusableUpdateError: the result is unusable and the policy is `abort`.
     """
+    if result.failure is not None:
+        return None, Rejection(result.client, result.failure)
     mismatch = _mismatch(result, broadcast)
     reason = mismatch or _non_finite(result, state or {})
     if reason is None:
@@ -68,6 +71,8 @@ def _mismatch(result: ClientResult, broadcast: Broadcast) -> str | None:
         for name, leaf in sent.items():
             if leaf.shape != expected[name].shape:
                 return f"{name!r} has shape {tuple(leaf.shape)}, the model's has {tuple(expected[name].shape)}"
+            if leaf.dtype != expected[name].dtype:
+                return f"{name!r} is {leaf.dtype}, the model's is {expected[name].dtype}"
     return None
 
 

@@ -107,6 +107,32 @@ class SendingTerm(StatefulTerm, Protocol):
 
 
 @runtime_checkable
+class BatchwiseTerm(StatefulTerm, Protocol):
+    """A stateful term whose state goes on within a round, from batch to batch (a memory of past batches)."""
+
+    def after_batch(self, step: Step) -> Tree:
+        """The state that the next batch finds in `step.state`; asked once a batch, outside the autograd graph.
+
+        `next_state`, and `upload` as what was before it, get the state after the last batch.
+        """
+        ...
+
+
+@runtime_checkable
+class SharingTerm(SendingTerm, Protocol):
+    """A sending term whose clients get the mean of what they sent back, whatever the server's optimiser."""
+
+    def share(self, shared: Tree, mean: Tree) -> Tree:
+        """What the next broadcast has in its extras, under the term's name, from the cohort's mean.
+
+        Args:
+            shared: what the last broadcast had; empty in the first round.
+            mean: of what `upload` returned, over the cohort; empty where the aggregator drops it.
+        """
+        ...
+
+
+@runtime_checkable
 class LayerTerm(Term, Protocol):
     """A term that reads activations; its `layers` are recorded in every forward pass."""
 

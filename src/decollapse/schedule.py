@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
-from decollapse.objective import LayerTerm, SendingTerm, StatefulTerm, Step, Term, Trained
+from decollapse.objective import BatchwiseTerm, LayerTerm, SendingTerm, SharingTerm, StatefulTerm, Step, Term, Trained
 from decollapse.tree import Tree
 
 if TYPE_CHECKING:
@@ -137,3 +137,11 @@ class Scheduled:
     def upload(self, before: Tree, after: Tree) -> Tree:
         """The term's, or nothing."""
         return self.term.upload(before, after) if isinstance(self.term, SendingTerm) else {}
+
+    def after_batch(self, step: Step) -> Tree:
+        """The term's, or the state as it is."""
+        return self.term.after_batch(step) if isinstance(self.term, BatchwiseTerm) else step.state
+
+    def share(self, shared: Tree, mean: Tree) -> Tree:
+        """The term's, or nothing."""
+        return self.term.share(shared, mean) if isinstance(self.term, SharingTerm) else {}

@@ -5,6 +5,7 @@
     aggregate = algorithm.aggregate(results)        unusable results never get here
     step      = algorithm.server.update(aggregate)
     params   += step;  buffers by policy
+    shared    = what terms make of the mean of what their clients sent: part of the next broadcast
 
 Printing, saving and stopping happen outside, between two rounds.
 """
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from decollapse import tree
+from decollapse.aggregate import NoisyAggregator
 from decollapse.algorithm import Algorithm
 from decollapse.buffers import OWN_BUFFERS, Recalibrate
 from decollapse.client import PERSONAL
@@ -31,6 +33,7 @@ from decollapse.evaluation import Evaluation
 from decollapse.guard import GuardPolicy, Rejection, guarded
 from decollapse.models.parts import ALL
 from decollapse.server import AveragingServer, BroadcastingServer
+from decollapse.term_states import shared_by
 from decollapse.tree import Tree
 
 
@@ -43,12 +46,14 @@ class ServerState:
         model: the global model.
         optimizer: the server optimiser's state.
         clients: what each stateful client keeps, by its number.
+        shared: what the terms of the objective make of what their clients sent, for the next broadcast.
     """
 
     round: int
     model: ModelState
     optimizer: Tree
     clients: dict[int, ClientState] = field(default_factory=dict)
+    shared: Tree = field(default_factory=dict)
 
     @classmethod
     def initial(cls, model: ModelState, algorithm: Algorithm, *, num_clients: int) -> ServerState:
@@ -61,7 +66,7 @@ class ServerState:
         extras: Tree = {}
         if isinstance(algorithm.server, BroadcastingServer):
             params, extras = algorithm.server.broadcast(params, self.optimizer)
-        return Broadcast(self.round + 1, ModelState(params, self.model.buffers), seed, extras)
+        return Broadcast(self.round + 1, ModelState(params, self.model.buffers), seed, self.shared | extras)
 
     def evaluated(self, algorithm: Algorithm) -> ModelState:
         """The model to evaluate and to keep: the global one, unless the server averages its iterates (FedExP)."""
@@ -181,23 +186,28 @@ def run_round(
     def usable() -> Iterator[ClientResult]:
         for result, state in engine.run(call, broadcast, cohort, server.clients):
             kept, rejection = guarded(result, broadcast, guard, state=state)
-            summaries.append(_summary(result))
+            if result.failure is None:
+                summaries.append(_summary(result))
             if rejection is not None:
                 rejected.append(rejection)
             elif state:
                 states[result.client] = state
             if kept is not None:
-                averaged.append(result.client)
+                averaged.extend(result.clients)
                 yield kept
 
-    aggregate = algorithm.aggregate(usable())
-    model, optimizer = server.model, server.optimizer
+    aggregator = algorithm.aggregate
+    if isinstance(aggregator, NoisyAggregator):
+        aggregator = aggregator.in_round(seed=seed, round=broadcast.round)
+    aggregate = aggregator(usable())
+    model, optimizer, shared = server.model, server.optimizer, server.shared
     if aggregate is not None:
         step, optimizer = algorithm.server.update(aggregate, optimizer)
+        shared = shared_by(algorithm.client.objective, shared, aggregate.extras)
         model = ModelState(tree.add(model.params, step), model.buffers).replaced(aggregate.buffers)
         if algorithm.client.buffers == "recalibrate" and model.buffers:
             model = _recalibrated(model, algorithm, engine, replace(broadcast, model=model), averaged)
-    following = ServerState(broadcast.round, model, optimizer, server.clients | states)
+    following = ServerState(broadcast.round, model, optimizer, server.clients | states, shared)
     return following, tuple(summaries), tuple(rejected)
 
 
@@ -284,7 +294,7 @@ def _recalibrated(
     model: ModelState, algorithm: Algorithm, engine: Engine, broadcast: Broadcast, cohort: Sequence[int]
 ) -> ModelState:
     """`model` with BatchNorm statistics that the cohort measured on it."""
-    results = (result for result, _ in engine.run(Recalibrate(), broadcast, cohort, {}))
+    results = (result for result, _ in engine.run(Recalibrate(), broadcast, cohort, {}) if result.failure is None)
     finite = (result for result in results if all(leaf.isfinite().all() for leaf in result.buffers.values()))
     aggregate = algorithm.aggregate(finite)
     return model if aggregate is None else model.replaced(aggregate.buffers)

@@ -1,4 +1,4 @@
-"""What the terms of an objective remember of a client from one round to its next."""
+"""What the terms of an objective remember of a client from one round to its next, and what its clients share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from decollapse import tree
 from decollapse.core import ClientState, ModelState
-from decollapse.objective import SendingTerm, StatefulTerm, Trained
+from decollapse.objective import SendingTerm, SharingTerm, StatefulTerm, Term, Trained
 from decollapse.tree import Tree
 
 
@@ -42,6 +42,16 @@ def following_states(terms: Sequence[StatefulTerm], states: ClientState, trained
         if isinstance(term, SendingTerm):
             extras |= tree.prefixed(term.upload(before, after), f"{term.name}/")
     return following, extras
+
+
+def shared_by(terms: Sequence[Term], shared: Tree, extras: Tree) -> Tree:
+    """What the next broadcast carries for the terms, from what the last one did and the mean of what clients sent."""
+    following: Tree = {}
+    for term in terms:
+        if isinstance(term, SharingTerm):
+            own = f"{term.name}/"
+            following |= tree.prefixed(term.share(tree.under(shared, own), tree.under(extras, own)), own)
+    return following
 
 
 def _check_model(kept: Tree, anchor: ModelState, term: str, client: int) -> None:

@@ -70,6 +70,11 @@ def test_buffers_are_averaged_as_they_are() -> None:
     assert aggregate.buffers.keys() == {"running_mean"}
 
 
+def test_what_clients_send_besides_is_averaged_as_it_is() -> None:
+    results = [replace(result(n, 1.0, 0.5), extras={"a/x": torch.tensor(x)}) for n, x in ((1, 4.0), (3, 8.0))]
+    assert mean(*results).extras["a/x"].item() == 7.0
+
+
 def test_no_result_is_no_aggregate() -> None:
     assert NormalizedMean()([]) is None
 

@@ -11,16 +11,21 @@ from functools import partial
 
 from members import PullBack
 
-from decollapse.algorithms import Algorithm, fedavg, fedrcl, with_feddecorr, with_term
+from decollapse.aggregate.normalized import NormalizedMean
+from decollapse.algorithm import adding
+from decollapse.algorithms import Algorithm, fedavg, fedrcl, fedsam, scaffold, with_feddecorr, with_term
 from decollapse.catalog import AGGREGATORS, ALGORITHMS, SERVER_OPTIMIZERS, TERMS
 from decollapse.client import ClientUpdate
 from decollapse.data import Crop, Flip
 from decollapse.optim import SGD
 from decollapse.robust import Krum
 from decollapse.schedule import Cosine, Scheduled, WarmUp
+from decollapse.server.adaptive import FedAdam
 from decollapse.server.sgd import ServerSGD
 from decollapse.terms.adaptive_feddecorr import AdaptiveFedDecorr
 from decollapse.terms.feddecorr import FedDecorr
+from decollapse.terms.global_feddecorr import GlobalFedDecorr
+from decollapse.terms.memory_feddecorr import MemoryFedDecorr
 from decollapse.terms.moon import MOON
 
 CLIENT = ClientUpdate(epochs=2, batch_size=8, augment=(Crop(padding=1), Flip()), optimizer=SGD(lr=0.02))
@@ -54,6 +59,13 @@ METHODS: dict[str, Algorithm] = {
     "moon on layers": with_term(fedavg(CLIENT), MOON(layers=LAYERS)),
     "moon without augmentation": with_term(fedavg(replace(CLIENT, augment=())), MOON()),
     "scheduled": with_term(fedavg(CLIENT), Scheduled(FedDecorr(), WarmUp(rounds=3))),
+    "global feddecorr under fednova and fedadam": Algorithm(
+        adding(CLIENT, GlobalFedDecorr(layers=LAYERS)), NormalizedMean(), FedAdam()
+    ),
+    "global feddecorr with scaffold": with_term(scaffold(CLIENT), GlobalFedDecorr(mix=0.5)),
+    "memory feddecorr with sam and a schedule": with_term(
+        fedsam(CLIENT), Scheduled(MemoryFedDecorr(layers=LAYERS), WarmUp(rounds=3))
+    ),
     "scheduled and stateful": with_term(fedavg(CLIENT), Scheduled(MOON(), Cosine(rounds=5))),
     "a stateful term of somebody else": with_term(fedavg(CLIENT), PullBack()),
     "nesterov": Algorithm(CLIENT, server=ServerSGD(momentum=0.5, nesterov=True)),

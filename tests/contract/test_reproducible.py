@@ -51,6 +51,7 @@ def tensors(server: ServerState) -> dict[tuple[object, ...], Tensor]:
         ("params",): server.model.params,
         ("buffers",): server.model.buffers,
         ("optimizer",): server.optimizer,
+        ("shared",): server.shared,
     }
     for client, state in server.clients.items():
         trees |= {("client", client, kept): leaves for kept, leaves in state.items()}

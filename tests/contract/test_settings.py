@@ -40,6 +40,9 @@ from decollapse.server.sgd import ServerSGD
 from decollapse.simulation import ServerState, simulate
 from decollapse.terms.balanced_softmax import BalancedSoftmax
 from decollapse.terms.feddecorr import FedDecorr
+from decollapse.terms.global_feddecorr import GlobalFedDecorr
+from decollapse.terms.memory_feddecorr import MemoryFedDecorr
+from decollapse.terms.split_feddecorr import SplitFedDecorr
 from decollapse.tree import Tree
 
 PLAIN = fedavg(CLIENT)
@@ -70,6 +73,9 @@ NEUTRAL: dict[str, tuple[Algorithm, Algorithm]] = {
     "a schedule of 0": (with_term(PLAIN, Scheduled(FedDecorr(), Constant(0.0))), PLAIN),
     "a schedule of 1": (with_term(PLAIN, Scheduled(FedDecorr(), Constant(1.0))), METHODS["term feddecorr"]),
     "no part frozen or personal": (fedavg(replace(CLIENT, frozen=(), personal=())), PLAIN),
+    "term split_feddecorr": (with_term(PLAIN, SplitFedDecorr(within=0.0, between=0.0)), PLAIN),
+    "memory_feddecorr without memory": (with_term(PLAIN, MemoryFedDecorr(memory=0.0)), METHODS["term feddecorr"]),
+    "global_feddecorr of its own": (with_term(PLAIN, GlobalFedDecorr(mix=0.0)), METHODS["term feddecorr"]),
     **{f"term {name}": (with_term(PLAIN, TERMS[name](**{key: 0.0})), PLAIN) for name, key in STRENGTHS.items()},
 }
 """Pairs with the same bits."""

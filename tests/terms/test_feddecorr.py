@@ -16,6 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from decollapse.core import Broadcast, ClientData, ModelState, Output
 from decollapse.objective import Step, Term
@@ -32,7 +33,7 @@ from decollapse.terms.feddecorr import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-NORMALIZATIONS: tuple[Normalization, ...] = ("batch_invariant", "release", "paper")
+NORMALIZATIONS: tuple[Normalization, ...] = ("batch_invariant", "width_invariant", "release", "paper")
 MATRICES: tuple[Matrix, ...] = ("correlation", "covariance")
 RECORDED = Path(__file__).with_name("feddecorr_release.npz")
 """Features, loss and gradient of bytedance/FedDecorr at 973e4af, run in float64 on the CPU."""
@@ -76,7 +77,8 @@ def naive_loss(features: Tensor, normalization: Normalization, matrix: Matrix, e
     release = (n - 1) ** 2 / n
     if normalization == "release":
         return penalty * release
-    return penalty * (62.015625 * min(release / (15**2 / 16), 1) if n > 2 else 0)
+    width = (features.shape[1] / 1280) ** 0.5 if normalization == "width_invariant" else 1
+    return penalty * (62.015625 * width * min(release / (15**2 / 16), 1) if n > 2 else 0)
 
 
 # Numbers one can do by hand.
@@ -94,6 +96,7 @@ def test_dimensions_that_repeat_one_another_cost_the_most(matrix: Matrix) -> Non
     loss = partial(decorrelation_loss, repeated.repeat(4, 1), matrix=matrix)
 
     assert loss(normalization="batch_invariant").item() == pytest.approx(63**2 / 64)
+    assert loss(normalization="width_invariant").item() == pytest.approx(63**2 / 64 * (3 / 1280) ** 0.5)
     assert loss(normalization="release").item() == pytest.approx(15**2 / 16)
     assert loss(normalization="paper").item() == pytest.approx(1.0)
 
@@ -259,6 +262,38 @@ def test_beta_cannot_be_converted_where_the_loss_has_no_gradient() -> None:
         convert_beta(0.1, source="release", target="papers", n=64, d=5)  # type: ignore[arg-type]
 
 
+def against_the_task(d: int, rank: int, normalization: Normalization) -> float:
+    """How long the penalty's gradient is beside that of cross-entropy, for features of `rank` directions and noise."""
+    generator = torch.Generator().manual_seed(d)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    ratios = []
+    for _ in range(8):
+        features = normal(64, rank) @ normal(rank, d) / rank**0.5 + 0.1 * normal(64, d)
+        head = (2 * torch.rand(10, d, generator=generator) - 1) / d**0.5  # as PyTorch draws it
+        y = torch.randint(10, (64,), generator=generator)
+        task = gradient(lambda z, head=head, y=y: cross_entropy(z @ head.T, y), features)  # type: ignore[misc]
+        penalty = gradient(partial(decorrelation_loss, normalization=normalization), features)
+        ratios.append((penalty.norm() / task.norm()).item())
+    return sum(ratios) / len(ratios)
+
+
+@pytest.mark.parametrize("rank", [1, 4, 16])
+def test_one_beta_serves_narrow_and_wide_features_that_span_as_many_directions(rank: int) -> None:
+    narrow, wide = (against_the_task(d, rank, "width_invariant") for d in (64, 1280))
+    assert narrow == pytest.approx(wide, rel=0.5)
+    narrow, wide = (against_the_task(d, rank, "batch_invariant") for d in (64, 1280))
+    assert narrow > 3 * wide  # sqrt(20) is 4.5
+
+
+def test_width_invariant_is_the_default_at_the_releases_width() -> None:
+    features = draw(20, 1280)
+
+    assert torch.equal(decorrelation_loss(features, normalization="width_invariant"), decorrelation_loss(features))
+
+
 # Invariances.
 
 shapes = st.tuples(st.integers(3, 8), st.integers(2, 12))
@@ -316,11 +351,16 @@ def test_penalty_lies_between_independence_of_n_examples_and_one(
     shape: tuple[int, int], seed: int, options: dict[str, Any]
 ) -> None:
     n, d = shape
-    ceiling = {"batch_invariant": RELEASE_STRENGTH_AT_64, "release": (n - 1) ** 2 / n, "paper": 1.0}
-    floor = {"batch_invariant": 0.0, "release": 0.0, "paper": max(1 / d, 1 / (n - 1))}
+    ceiling = {
+        "batch_invariant": RELEASE_STRENGTH_AT_64,
+        "width_invariant": RELEASE_STRENGTH_AT_64 * (d / 1280) ** 0.5,
+        "release": (n - 1) ** 2 / n,
+        "paper": 1.0,
+    }
+    floor = max(1 / d, 1 / (n - 1)) if options["normalization"] == "paper" else 0.0
     loss = decorrelation_loss(draw(n, d, seed=seed), **options).item()
 
-    assert floor[options["normalization"]] - 1e-6 <= loss <= ceiling[options["normalization"]] + 1e-9
+    assert floor - 1e-6 <= loss <= ceiling[options["normalization"]] + 1e-9
 
 
 @settings(deadline=None, max_examples=40)
@@ -478,7 +518,7 @@ def test_the_advice_for_feature_maps_works() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"normalization": "sum"}, "normalization must be one of 'batch_invariant', 'release', 'paper', got 'sum'"),
+        ({"normalization": "sum"}, "normalization must be one of 'batch_invariant', .*, 'paper', got 'sum'"),
         ({"matrix": "gram"}, "matrix must be one of 'correlation', 'covariance', got 'gram'"),
         ({"eps": 0.0}, "eps must be positive and finite, got 0.0"),
         ({"eps": float("nan")}, "eps must be positive and finite, got nan"),

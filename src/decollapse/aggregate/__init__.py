@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from decollapse.core import MEASURED, ClientResult
 from decollapse.tree import Tree
@@ -45,6 +45,28 @@ class Aggregator(Protocol):
 
     def __call__(self, results: Iterable[ClientResult]) -> Aggregate | None:
         """The aggregate, or None if there was no result: the server then stays as it is."""
+        ...
+
+
+@runtime_checkable
+class SummingAggregator(Aggregator, Protocol):
+    """An aggregator that needs a weighted mean alone: each client can compute its summand, and a secure sum add up."""
+
+    def share(self, result: ClientResult) -> tuple[float, ClientResult]:
+        """A result's weight in the mean, and the result as it enters."""
+        ...
+
+    def of_mean(self, mean: ClientResult) -> ClientResult:
+        """The one result that the aggregator makes the same of as of all those that went into `mean`."""
+        ...
+
+
+@runtime_checkable
+class NoisyAggregator(Aggregator, Protocol):
+    """An aggregator that draws noise."""
+
+    def in_round(self, *, seed: int, round: int) -> Aggregator:
+        """The aggregator with the noise of one round of the run with this seed."""
         ...
 
 

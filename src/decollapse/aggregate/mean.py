@@ -40,10 +40,18 @@ class WeightedMean:
             extras.update(weight, sent_extras(result))
             squared_norms += weight * result.squared_norm
             total += weight
-            num_clients += 1
+            num_clients += len(result.clients)
             num_examples += result.num_examples
         if num_clients == 0:
             return None
         return Aggregate(
             delta.result(), buffers.result(), num_clients, num_examples, squared_norms / total, extras.result()
         )
+
+    def share(self, result: ClientResult) -> tuple[float, ClientResult]:
+        """See `SummingAggregator`."""
+        return (result.num_examples if self.weights == "examples" else 1.0), result
+
+    def of_mean(self, mean: ClientResult) -> ClientResult:
+        """The mean itself."""
+        return mean

@@ -17,11 +17,11 @@ into the momentum buffer), and tau_eff without the pull there. Weight decay is l
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from decollapse import tree
-from decollapse.aggregate import Aggregate, floating
+from decollapse.aggregate import Aggregate, floating, sent_extras
 from decollapse.core import ClientResult
 from decollapse.tree import RunningMean
 
@@ -33,32 +33,48 @@ class NormalizedMean:
     needs_single_updates: ClassVar[bool] = False
 
     def __call__(self, results: Iterable[ClientResult]) -> Aggregate | None:
-        """The normalised mean of the deltas, and the plain mean of the floating-point buffers.
+        """The normalised mean of the deltas, and the plain means of the floating-point buffers and the extras.
 
         Raises:
             ValueError: a client's local optimiser has no step size (Adam).
         """
-        direction, buffers = RunningMean(), RunningMean()
+        direction, buffers, extras = RunningMean(), RunningMean(), RunningMean()
         num_clients = num_examples = 0
         step_sizes = 0.0
         for result in results:
-            step_size = result.step_size if result.delta else 1.0  # a measurement of buffers has nothing to divide
-            if step_size is None:
-                raise ValueError(
-                    "FedNova divides each update by its number of effective steps, which SGD has and this local "
-                    f"optimiser has not (client {result.client}); use sgd, or weighted_mean."
-                )
-            if step_size <= 0:
-                raise ValueError(
-                    f"client {result.client} has an effective step size of {step_size:g}: its lr times the proximal "
-                    "term's mu is 2 or more, where steps overshoot; lower one of them."
-                )
+            step_size = _step_size(result)
             direction.update(result.num_examples, tree.scale(result.delta, 1 / step_size))
             buffers.update(result.num_examples, floating(result.buffers))
+            extras.update(result.num_examples, sent_extras(result))
             step_sizes += result.num_examples * step_size
-            num_clients += 1
+            num_clients += len(result.clients)
             num_examples += result.num_examples
         if num_clients == 0:
             return None
         effective = step_sizes / num_examples
-        return Aggregate(tree.scale(direction.result(), effective), buffers.result(), num_clients, num_examples)
+        delta = tree.scale(direction.result(), effective)
+        return Aggregate(delta, buffers.result(), num_clients, num_examples, extras=extras.result())
+
+    def share(self, result: ClientResult) -> tuple[float, ClientResult]:
+        """See `SummingAggregator`: an update a step, with the number of effective steps beside it."""
+        return result.num_examples, replace(result, delta=tree.scale(result.delta, 1 / _step_size(result)))
+
+    def of_mean(self, mean: ClientResult) -> ClientResult:
+        """The mean update a step, times the mean number of effective steps."""
+        return replace(mean, delta=tree.scale(mean.delta, _step_size(mean)))
+
+
+def _step_size(result: ClientResult) -> float:
+    """a_i times the learning rate; ValueError where there is none, or none to divide by."""
+    step_size = result.step_size if result.delta else 1.0  # a measurement of buffers has nothing to divide
+    if step_size is None:
+        raise ValueError(
+            "FedNova divides each update by its number of effective steps, which SGD has and this local "
+            f"optimiser has not (client {result.client}); use sgd, or weighted_mean."
+        )
+    if step_size <= 0:
+        raise ValueError(
+            f"client {result.client} has an effective step size of {step_size:g}: its lr times the proximal "
+            "term's mu is 2 or more, where steps overshoot; lower one of them."
+        )
+    return step_size

@@ -49,11 +49,14 @@ if TYPE_CHECKING:
 
     from decollapse.objective import Step
 
-Normalization = Literal["batch_invariant", "release", "paper"]
+Normalization = Literal["batch_invariant", "width_invariant", "release", "paper"]
 Matrix = Literal["correlation", "covariance"]
 
 RELEASE_STRENGTH_AT_64 = 63**2 / 64
 """62.016, the release's (n - 1)^2 / n at its batch of n = 64: with it, beta means here what it means there."""
+
+RELEASE_WIDTH = 1280
+"""MobileNetV2's features, at which `width_invariant` is `batch_invariant`."""
 
 FEW = 16
 """Examples below which a correlation is mostly noise, and `batch_invariant` falls with n as `release` does."""
@@ -72,20 +75,22 @@ def decorrelation_loss(
         z_ij  = (features_ij - mean_j) / s_j
         K     = z^T z / (n - 1)
         P     = sum_i (lambda_i - mean lambda)^2 / (d (d - 1))        = mean of K_ij^2 over i != j, from 0 to 1
-        loss  = 62.016 P  |  (n - 1)^2 / n P  |  (1 + (d - 1) P) / d  = ||K||_F^2 / d^2 = 1 / participation ratio
+        loss  = 62.016 P  |  62.016 sqrt(d / 1280) P  |  (n - 1)^2 / n P  |  (1 + (d - 1) P) / d
+                                             the last: ||K||_F^2 / d^2 = 1 / participation ratio
 
     Independent dimensions have P of about 1 / (n - 1), because the rank of K is below n. The fewer the examples, the
     likelier some dimension hardly differs between them, and its gradient is up to 1 / sqrt(eps): with n below 16 the
-    first form is 4.41 (n - 1)^2 / n P, which keeps the gradient about what it is at 16, and with n = 2, where every
-    correlation is 1 or -1, it is 0. With n = 1 or 0 every form is 0, connected to the graph. A non-finite feature, or
-    an overflowing variance, makes loss and gradient NaN: nothing is masked. There is no second derivative: asking for
-    one raises RuntimeError.
+    first two forms have 4.41 (n - 1)^2 / n in the place of 62.016, which keeps the gradient about what it is at 16, and
+    with n = 2, where every correlation is 1 or -1, they are 0. With n = 1 or 0 every form is 0, connected to the graph.
+    A non-finite feature, or an overflowing variance, makes loss and gradient NaN: nothing is masked. There is no second
+    derivative: asking for one raises RuntimeError.
 
     Args:
         features: the input of the classifier. Half precision is computed, and returned, in float32.
-        normalization: "batch_invariant" means the same at every batch size from 16 on; "release" is the reference
-            release's formula, equal at n = 64, weaker in smaller batches; "paper" is the paper's. `convert_beta`
-            translates.
+        normalization: "batch_invariant" means the same at every batch size from 16 on; "width_invariant" also at every
+            feature dimension, as long as the features span as many directions, see docs/remedies.md; "release" is the
+            reference release's formula, equal at n = 64, weaker in smaller batches; "paper" is the paper's.
+            `convert_beta` translates.
         matrix: "correlation" is the paper's, blind to each dimension's scale: a constant one counts as uncorrelated,
             and the gradient of one with a small s_j is large, as 1 / s_j, down to s_j = sqrt(eps). "covariance" keeps
             the scales: a constant dimension costs as a lost one. The choice for features without BatchNorm.
@@ -108,7 +113,7 @@ def decorrelation_loss(
     penalty = eigenvalue_spread(x, pooled=matrix == "covariance", eps=eps)
     if normalization == "paper":
         return (1 + (d - 1) * penalty) / d
-    return penalty * _strength(normalization, n)
+    return penalty * _strength(normalization, n, d)
 
 
 def convert_beta(beta: float, *, source: Normalization, target: Normalization, n: int, d: int) -> float:
@@ -128,13 +133,16 @@ def convert_beta(beta: float, *, source: Normalization, target: Normalization, n
         raise ValueError(f"the loss has a gradient from n = 3 examples and d = 2 dimensions on, got n = {n}, d = {d}.")
     for normalization in (source, target):
         check_choice("normalization", normalization, get_args(Normalization))
-    of_source, of_target = ((d - 1) / d if each == "paper" else _strength(each, n) for each in (source, target))
+    of_source, of_target = ((d - 1) / d if each == "paper" else _strength(each, n, d) for each in (source, target))
     return beta * of_source / of_target
 
 
-def _strength(normalization: Normalization, n: int) -> float:
+def _strength(normalization: Normalization, n: int, d: int) -> float:
     """The factor of P."""
-    return (n - 1) ** 2 / n if normalization == "release" else RELEASE_STRENGTH_AT_64 * trust(n)
+    if normalization == "release":
+        return (n - 1) ** 2 / n
+    width = (d / RELEASE_WIDTH) ** 0.5 if normalization == "width_invariant" else 1.0
+    return RELEASE_STRENGTH_AT_64 * trust(n) * width
 
 
 def trust(n: int) -> float:
