@@ -33,7 +33,8 @@ class Dataset:
 
     Attributes:
         name: how it was asked for; every complaint begins with it.
-        train_x: uint8 images (n, channels, height, width), or finite floating-point features (n, ...).
+        train_x: uint8 images (n, channels, height, width), or finite floating-point features (n, ...); n is 0 where
+            the training examples are with the clients of a real federation.
         train_y: labels, 0 to num_classes - 1, int64.
         test_x: the same for the test split.
         test_y: its labels.
@@ -42,7 +43,7 @@ class Dataset:
         train_columns: what else is known of every training example, as int64 codes: its writer, hospital or domain.
 
     Raises:
-        ValueError: lengths or shapes that do not match, an empty split, a label outside the classes, features that are
+        ValueError: lengths or shapes that do not match, no test example, a label outside the classes, features that are
             not finite.
 
     >>> x, y = torch.zeros(4, 2), torch.tensor([0, 1, 0, 1])
@@ -62,7 +63,8 @@ class Dataset:
 
     def __post_init__(self) -> None:
         for split, x, y in (("train", self.train_x, self.train_y), ("test", self.test_x, self.test_y)):
-            _check_split(f"{self.name}: the {split} split", x, y, self.num_classes)
+            if split == "test" or len(x) or len(y):
+                _check_split(f"{self.name}: the {split} split", x, y, self.num_classes)
         if self.train_x.shape[1:] != self.test_x.shape[1:] or self.train_x.dtype != self.test_x.dtype:
             raise ValueError(
                 f"{self.name}: training examples are {self.train_x.dtype} of shape {self.input_shape}, "
@@ -123,7 +125,8 @@ class DataSource:
         name: `fashion-mnist-small` (5,000 + 2,000 images that come with this package), `digits` (1,797, too),
             `fashion-mnist` (Debian's package dataset-fashion-mnist) or `fashion-mnist:FOLDER` (IDX files),
             `npz:FOLDER` (train.npz and test.npz, see `formats.read_npz_folder`), or `hf:NAME_OR_FOLDER` (Hugging Face:
-            a name on the Hub, or a folder of parquet files or of images, see `huggingface.read_hugging_face`).
+            a name on the Hub, or a folder of parquet files or of images, see `huggingface.read_hugging_face`). The run
+            folder of a real federation has `clients`, which can be loaded nowhere.
         train_size: how many training examples to keep; all by default.
         test_size: the same for the test split.
         subset_seed: of that choice, and of nothing else.
@@ -146,7 +149,7 @@ class DataSource:
             near = difflib.get_close_matches(kind, READERS, n=1, cutoff=0.4)
             hint = f"did you mean {near[0]!r}?" if near else "see the list of data sets."
             raise ValueError(f"there is no data set {self.name!r}, {hint} There are {', '.join(FORMS)}.")
-        if bool(location) and kind in ("fashion-mnist-small", "digits"):
+        if bool(location) and kind in ("fashion-mnist-small", "digits", "clients"):
             raise ValueError(f"{kind!r} takes no location, got {self.name!r}.")
         if not location and kind in ("npz", "hf"):
             raise ValueError(f"{kind!r} needs to know where: {kind}:FOLDER, for example {kind}:data/mine.")
@@ -233,11 +236,16 @@ def _read_digits(_: str) -> Splits:
     return Splits(Examples(x[~in_test], y[~in_test]), Examples(x[in_test], y[in_test]))
 
 
+def _read_nowhere(_: str) -> Splits:
+    raise ValueError("the examples of this run are with the clients of its federation; go on with `flwr run` there.")
+
+
 READERS: dict[str, Callable[[str], Splits]] = {
     "fashion-mnist-small": _read_embedded,
     "digits": _read_digits,
     "fashion-mnist": _read_fashion_mnist,
     "npz": _read_npz,
     "hf": read_hugging_face,
+    "clients": _read_nowhere,
 }
 FORMS = ("fashion-mnist-small", "digits", "fashion-mnist", "fashion-mnist:FOLDER", "npz:FOLDER", "hf:NAME_OR_FOLDER")

@@ -1,0 +1,66 @@
+"""What is kept of a grid beside its runs: table.md, table.csv, table.json and runs.jsonl, small enough to commit."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from decollapse.checkpoint import write_atomically
+from decollapse.reproduce.departures import departures
+from decollapse.reproduce.grid import Cell
+from decollapse.reproduce.page import as_page
+from decollapse.reproduce.results import Results, machine, run_as_json
+from decollapse.reproduce.writing import long_table
+from decollapse.runs import RunFolder
+from decollapse.tables import as_csv
+
+
+def write_results(out: Path, results: Results, *, command: str) -> list[Path]:
+    """Write all four files; `command` is the one that makes them."""
+    texts = {
+        "table.md": as_page(results, command=command),
+        "table.csv": as_csv(long_table(results)),
+        "table.json": json.dumps(as_json(results, command=command), indent=1, ensure_ascii=False) + "\n",
+        "runs.jsonl": "".join(
+            json.dumps(run_as_json(run, view, RunFolder.open(out / run.path)), ensure_ascii=False) + "\n"
+            for run, view in results.views.items()
+        ),
+    }
+    for name, text in texts.items():
+        write_atomically(out / name, text.encode())
+    return [out / name for name in texts]
+
+
+def as_json(results: Results, *, command: str) -> dict[str, Any]:
+    """The table for programs: every cell with its statistic, what was published, and the gain within a seed."""
+    choice = results.grid.choice
+    return {
+        "preset": choice.preset.name,
+        "title": choice.preset.title,
+        "about": choice.preset.about,
+        "dataset": choice.dataset,
+        "scale": choice.scale,
+        "seeds": list(choice.seeds),
+        "command": command,
+        "machine": machine(list(results.views.values())),
+        "measure": choice.preset.measure,
+        "departures": departures(results.grid),
+        "cells": [_cell(results, cell) for cell in results.grid.cells],
+    }
+
+
+def _cell(results: Results, cell: Cell) -> dict[str, Any]:
+    statistic = results.statistic(cell, results.column)
+    plain = dict(results.pairs()).get(cell)
+    gain = results.gain(cell, plain, results.column) if plain else None
+    return {
+        "row": cell.row,
+        "column": cell.column,
+        "ours": statistic and asdict(statistic),
+        "by_seed": results.by_seed(cell, results.column),
+        "published": [{"value": value, "source": numbers.source} for value, numbers in results.published(cell)],
+        "against": plain and plain.row,
+        "gain": gain and asdict(gain),
+    }
