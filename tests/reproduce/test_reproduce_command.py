@@ -52,7 +52,9 @@ def test_a_table_is_made_gone_on_with_and_kept(
         assert str(out / name) in printed
     table = json.loads((out / "table.json").read_text())
     assert [cell["ours"]["num"] for cell in table["cells"]] == [2] * 2
-    assert table["cells"][1]["gain"]["ties"] + table["cells"][1]["gain"]["wins"] <= 2
+    (gain,) = table["cells"][1]["gains"]
+    assert gain["against"] == "FedAvg"
+    assert gain["ties"] + gain["wins"] <= 2
     assert "2 rounds instead of 100" in table["departures"]
     lines = [json.loads(line) for line in (out / "runs.jsonl").read_text().splitlines()]
     assert len(lines) == 4
@@ -66,6 +68,13 @@ def test_a_table_is_made_gone_on_with_and_kept(
     assert code == 0
     assert "round" not in progress.partition("done       4 of 4 runs")[2]
     assert (out / "table.csv").read_text() == kept
+
+    other = tmp_path / "other"
+    elsewhere = [str(other) if word == str(out) else word for word in command]
+    code, _, progress = run(capsys, *elsewhere, "--take-from", str(out))
+    assert code == 0
+    assert "done       4 of 4 runs" in progress
+    assert "round" not in progress.partition("done       4 of 4 runs")[2]
 
     damaged = next(out.glob("runs/*/fedavg/seed=1/checkpoint.safetensors"))
     damaged.write_bytes(damaged.read_bytes()[:100])

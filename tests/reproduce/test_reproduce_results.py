@@ -126,3 +126,21 @@ def test_csv_has_unrounded_numbers_and_a_line_for_every_cell(results: Results) -
     assert lines[0]["published"] == "53.5"
     assert lines[5]["accuracy_mean"] == ""
     json.dumps(lines)
+
+
+def test_every_row_is_compared_with_the_one_that_a_preset_names(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(PRESET.replace("datasets", 'against = "FedAvg + FedDecorr 0.1"\ndatasets', 1))
+    no_data: Any = None
+    grid = make_grid(Choice(read_preset(path), "cifar10", "small", "digits", seeds=(0, 1)), no_data)
+    pairs = [(cell.row, other.row) for cell, other in Results(grid, {}).pairs() if cell.column == "IID"]
+    assert pairs == [
+        ("FedAvg", "FedAvg + FedDecorr 0.1"),
+        ("FedAvg + FedDecorr 0.1", "FedAvg"),
+        ("FedAvg + FedDecorr 1", "FedAvg"),
+        ("FedAvg + FedDecorr 1", "FedAvg + FedDecorr 0.1"),
+        ("FedAvg + DeCov 1", "FedAvg"),
+        ("FedAvg + DeCov 1", "FedAvg + FedDecorr 0.1"),
+        ("FedAvg + DeCov 2", "FedAvg"),
+        ("FedAvg + DeCov 2", "FedAvg + FedDecorr 0.1"),
+    ]

@@ -26,6 +26,7 @@ def reproduce(
     data: str | None = None,
     overrides: Overrides = (),
     jobs: int | None = None,
+    take_from: Annotated[tuple[Path, ...], Parameter(negative=(), consume_multiple=False)] = (),
     dry_run: Annotated[bool, Parameter(negative=())] = False,
     out: Path | None = None,
 ) -> None:
@@ -51,6 +52,8 @@ def reproduce(
         One setting of every run, such as rounds=2; repeat it for more. It counts as a departure.
     jobs
         Runs at the same time; by default one for each core, or for each GPU.
+    take_from
+        A folder of another table, whose finished runs are not run again where they belong in this one; repeatable.
     dry_run
         Show what would be run and how long it would take.
     out
@@ -75,7 +78,9 @@ def reproduce(
     choice = chosen(name, dataset=dataset, scale=scale, seeds=seeds, data=data, rows=methods, overrides=overrides)
     out = out or Path("runs/reproduce") / f"{name}-{choice.dataset}-{choice.scale}"
     try:
-        finished = make_table(choice, out, jobs=default_jobs() if jobs is None else jobs, dry_run=dry_run)
+        finished = make_table(
+            choice, out, jobs=default_jobs() if jobs is None else jobs, take_from=take_from, dry_run=dry_run
+        )
     except KeyboardInterrupt:
         sys.stderr.write("Stopped. The same command goes on where it was.\n")
         raise SystemExit(130) from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from decollapse.reproduce.estimate import Estimate, estimate
 from decollapse.reproduce.files import write_results
-from decollapse.reproduce.folder import check_folder, create_runs, locked
+from decollapse.reproduce.folder import check_folder, create_runs, locked, take_over
 from decollapse.reproduce.grid import Choice, Run
 from decollapse.reproduce.outline import command_line, duration, forecast, outline, rounds_done
 from decollapse.reproduce.page import titled_tables
@@ -32,13 +32,14 @@ def default_jobs() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else len(os.sched_getaffinity(0))
 
 
-def reproduce(choice: Choice, out: Path, *, jobs: int, dry_run: bool = False) -> bool:
+def reproduce(choice: Choice, out: Path, *, jobs: int, take_from: Sequence[Path] = (), dry_run: bool = False) -> bool:
     """Run what is missing of a table below `out`, and print it; tell on stderr how it goes.
 
     Args:
         choice: which table.
         out: its folder.
         jobs: runs at the same time, at least 1.
+        take_from: folders of other tables, whose finished runs are copied where they are runs of this one, too.
         dry_run: show what there is to do and how long it takes, and leave it at that; nothing is written.
 
     Returns:
@@ -55,6 +56,7 @@ def reproduce(choice: Choice, out: Path, *, jobs: int, dry_run: bool = False) ->
     tell(outline(plan.grid, out, at_once=at_once), on_stdout=dry_run)
     with nullcontext() if dry_run else locked(out, choice):
         if not dry_run:
+            take_over(out, plan.grid, take_from)
             create_runs(out, plan.grid)
         done = {run: rounds_done(out / run.path) for run in plan.grid.runs}
         expected = estimate(plan, done, at_once=at_once)

@@ -53,14 +53,12 @@ def as_json(results: Results, *, command: str) -> dict[str, Any]:
 
 def _cell(results: Results, cell: Cell) -> dict[str, Any]:
     statistic = results.statistic(cell, results.column)
-    plain = dict(results.pairs()).get(cell)
-    gain = results.gain(cell, plain, results.column) if plain else None
+    gains = {other.row: results.gain(cell, other, results.column) for own, other in results.pairs() if own is cell}
     return {
         "row": cell.row,
         "column": cell.column,
         "ours": statistic and asdict(statistic),
         "by_seed": results.by_seed(cell, results.column),
         "published": [{"value": value, "source": numbers.source} for value, numbers in results.published(cell)],
-        "against": plain and plain.row,
-        "gain": gain and asdict(gain),
+        "gains": [{"against": row, **asdict(gain)} for row, gain in gains.items() if gain],
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from decollapse.config import to_table
 from decollapse.report.labels import differences
 from decollapse.report.view import lookup
 from decollapse.reproduce.grid import Choice, Grid, Run
-from decollapse.runs import RunFolder, RunFolderError
+from decollapse.runs import RunFolder, RunFolderError, find_runs
 
 FORMAT = 1
 GRID = "grid.json"
@@ -79,6 +80,24 @@ def create_runs(out: Path, grid: Grid) -> None:
         _check_run(out, run, grid)
     for run in grid.runs:
         RunFolder.create(out / run.path, run.experiment, name=run.title, reuse=True)
+
+
+def take_over(out: Path, grid: Grid, others: Sequence[Path]) -> None:
+    """Copy finished runs of other tables that are runs of this one, too, unless they are here.
+
+    Args:
+        out: this table's folder.
+        grid: its runs.
+        others: folders of run folders, such as those of other tables.
+
+    Raises:
+        RunFolderError: there is no run below one of `others`.
+    """
+    there = {folder.experiment: folder for folder in find_runs(others)} if others else {}
+    for run in grid.runs:
+        other, path = there.get(run.experiment), out / run.path
+        if other is not None and not path.exists() and other.rounds_done == run.experiment.rounds:
+            shutil.copytree(other.path, path)
 
 
 def _check_run(out: Path, run: Run, grid: Grid) -> None:

@@ -58,6 +58,7 @@ class Preset:
         datasets: that it can be made of; the first is the default.
         rows: labels, made of words; usually methods.
         columns: labels, made of words; usually conditions.
+        against: a row that all others are compared with, beside the row they add something to; usually none.
         measure: what the table shows, a key of `report.summary.COLUMNS`.
         set: settings of every run.
         alone: one run at a time, because the table is of seconds.
@@ -78,6 +79,7 @@ class Preset:
     datasets: tuple[str, ...]
     rows: tuple[str, ...]
     columns: tuple[str, ...]
+    against: str = ""
     measure: str = "accuracy"
     set: tuple[str, ...] = ()
     alone: bool = False
@@ -99,6 +101,8 @@ class Preset:
                     raise RecipeError(f"rows and columns need at least one label and none twice, got {labels}.")
                 for label in labels:
                     meanings(label, self.all_words)
+        if self.against and self.against not in self.rows:
+            raise RecipeError(f"against = {self.against!r}{nearest(self.against, dict.fromkeys(self.rows))}")
         for numbers in self.published:
             self._check_published(numbers)
 

@@ -58,12 +58,14 @@ class Results:
         )
 
     def pairs(self) -> Iterator[tuple[Cell, Cell]]:
-        """Each cell whose row has something added, with the cell of the row without, in the same column."""
+        """Each cell with that of the row without its last addition, and with that of the preset's `against`."""
         cells = {(cell.row, cell.column): cell for cell in self.grid.cells}
+        against = self.grid.choice.preset.against
         for cell in self.grid.cells:
             plain = cell.row.rpartition(" + ")[0]
-            if (plain, cell.column) in cells:
-                yield cell, cells[plain, cell.column]
+            for row in dict.fromkeys((plain, against)):
+                if row != cell.row and (row, cell.column) in cells:
+                    yield cell, cells[row, cell.column]
 
     def published(self, cell: Cell) -> list[tuple[float, Published]]:
         """What was published for a cell, the first source of the preset first."""
