@@ -21,7 +21,10 @@ from decollapse.config import from_table, load_recipe
 from decollapse.experiment import Experiment, prepare
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ("run", "resume", "compare", "report", "diagnose", "figures", "theory", "list", "demo")
+COMMANDS = (
+    *("run", "resume", "compare", "report", "search", "diagnose", "figures", "theory", "list", "demo"),
+    *("reproduce", "flower"),
+)
 METHODS = ROOT / "docs" / "methods.md"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 

@@ -59,6 +59,7 @@ def _federated_as_json(found: FederatedSpectrum | None) -> dict[str, Any] | None
         "covariance_missing": _finite(found.covariance_missing),
         "correlation_missing": _finite(found.correlation_missing),
         "neural_collapse": found.neural_collapse and without_nan(asdict(found.neural_collapse)),
+        "privacy": found.privacy and without_nan(asdict(found.privacy)),
         "num_clients": found.num_clients,
         "bytes_per_client": found.bytes_per_client,
         "seconds": found.seconds,

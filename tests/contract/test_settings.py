@@ -33,6 +33,7 @@ from decollapse.algorithms import (
 )
 from decollapse.catalog import ALGORITHMS, SERVER_OPTIMIZERS, TERMS
 from decollapse.engines.serial import Serial
+from decollapse.privacy.private_mean import PrivateMean
 from decollapse.robust import GeometricMedian, NormClipping, TrimmedMean
 from decollapse.schedule import Constant, Scheduled
 from decollapse.server.adaptive import FedAdagrad, FedAdam, FedYogi
@@ -70,6 +71,7 @@ NEUTRAL: dict[str, tuple[Algorithm, Algorithm]] = {
     "trimmed mean": (Algorithm(CLIENT, TrimmedMean(share=0.0)), UNIFORM),
     "geometric median": (Algorithm(CLIENT, GeometricMedian(smoothing=float("inf"))), UNIFORM),
     "norm clipping": (Algorithm(CLIENT, NormClipping(max_norm=float("inf"))), UNIFORM),
+    "private mean": (Algorithm(CLIENT, PrivateMean(clip=float("inf"), noise_multiplier=0.0)), UNIFORM),
     "a schedule of 0": (with_term(PLAIN, Scheduled(FedDecorr(), Constant(0.0))), PLAIN),
     "a schedule of 1": (with_term(PLAIN, Scheduled(FedDecorr(), Constant(1.0))), METHODS["term feddecorr"]),
     "no part frozen or personal": (fedavg(replace(CLIENT, frozen=(), personal=())), PLAIN),

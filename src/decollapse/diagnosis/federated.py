@@ -11,7 +11,7 @@ written where it is made: `decollapse.diagnosis.measure_features`.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from decollapse.diagnosis.measure_features import ORIGIN, MeasureFeatures, stati
 from decollapse.diagnosis.neural_collapse import NeuralCollapse, neural_collapse_of
 from decollapse.diagnosis.sketch import Sketch, SketchedSpectrum, sketched_spectrum
 from decollapse.feature_statistics import FeatureStatistics
+from decollapse.privacy.private_statistics import StatisticsPrivacy
 from decollapse.spectrum import Spectrum
 from decollapse.tree import Tree
 
@@ -38,7 +39,7 @@ class FederatedStatistics:
 
     Attributes:
         statistics: of the examples of all clients together, those that `min_examples` keeps back excepted.
-        num_clients: clients asked.
+        num_clients: clients that answered.
         bytes_per_client: sent by each of them, in all passes.
         seconds: wall-clock time.
     """
@@ -58,9 +59,10 @@ class FederatedSpectrum:
         covariance_missing: what the sketch misses of the sum of the covariance's eigenvalues; 0 without a sketch.
         correlation_missing: the same of the correlation's.
         neural_collapse: of the pooled features, without NC3 and NC4; None without `per_class` or with a sketch.
-        num_clients: clients asked.
+        num_clients: clients that answered.
         bytes_per_client: sent by each of them, in all passes.
         seconds: wall-clock time.
+        privacy: of any example of a client, and the noise that it costs; None where no noise was added.
     """
 
     spectrum: Spectrum
@@ -70,6 +72,7 @@ class FederatedSpectrum:
     num_clients: int
     bytes_per_client: int
     seconds: float
+    privacy: StatisticsPrivacy | None = None
 
 
 def federated_statistics(
@@ -115,8 +118,9 @@ def federated_statistics(
     if measure.sketch is not None:
         raise ValueError("a sketch has no d x d statistics; take federated_spectrum, or leave the sketch out.")
     started = time.perf_counter()
-    sums, origin, sent = _measured(engine, Broadcast(round, model, seed), clients, measure, origin, passes)
-    return FederatedStatistics(statistics_of(sums, origin=origin), len(clients), sent, time.perf_counter() - started)
+    sums, origin, sent, num_clients = _measured(engine, Broadcast(round, model, seed), clients, measure, origin, passes)
+    statistics = statistics_of(sums, origin=origin, noisy=measure.privacy is not None)
+    return FederatedStatistics(statistics, num_clients, sent, time.perf_counter() - started)
 
 
 def federated_spectrum(
@@ -135,12 +139,16 @@ def federated_spectrum(
     Arguments and errors are those of `federated_statistics`, but `measure` may have a sketch.
     """
     started = time.perf_counter()
-    sums, origin, sent = _measured(engine, Broadcast(round, model, seed), clients, measure, origin, passes)
-    classes = None
+    sums, origin, sent, num_clients = _measured(engine, Broadcast(round, model, seed), clients, measure, origin, passes)
+    classes, privacy = None, None
     if measure.sketch is None:
-        statistics = statistics_of(sums, origin=origin)
+        statistics = statistics_of(sums, origin=origin, noisy=measure.privacy is not None)
         found = SketchedSpectrum(Spectrum.of(statistics), 0.0, 0.0)
         classes = neural_collapse_of(statistics) if int((statistics.counts > 0).sum()) > 1 else None
+        if measure.privacy is not None:
+            privacy = measure.privacy.of_sum(
+                num_clients=num_clients, num_features=statistics.num_features, num_examples=statistics.num_examples
+            )
     else:
         found = sketched_spectrum(sums, measure.sketch, origin=origin)
     return FederatedSpectrum(
@@ -148,9 +156,10 @@ def federated_spectrum(
         found.covariance_missing,
         found.correlation_missing,
         classes,
-        num_clients=len(clients),
+        num_clients=num_clients,
         bytes_per_client=sent,
         seconds=time.perf_counter() - started,
+        privacy=privacy,
     )
 
 
@@ -199,8 +208,8 @@ def _measured(
     measure: MeasureFeatures,
     origin: Tensor | None,
     passes: int,
-) -> tuple[Tree, Tensor | None, int]:
-    """The clients' total, the origin it is counted from, and the bytes that each client sent."""
+) -> tuple[Tree, Tensor | None, int, int]:
+    """The clients' total, the origin it is counted from, the bytes that each client sent, and how many did."""
     if passes not in (1, 2):
         raise ValueError(f"passes must be 1 or 2, got {passes}.")
     if len(set(clients)) < len(clients):
@@ -208,9 +217,17 @@ def _measured(
     before = 0
     if passes == 2:
         means = replace(measure, sketch=Sketch(size=0))
-        sums, _, before = _measured(engine, broadcast, clients, means, origin, passes=1)
+        sums, _, before, _ = _measured(engine, broadcast, clients, means, origin, passes=1)
         mean = sums["sum"].sum(dim=0) / sums["count"].sum().clamp(min=1)
         origin = (mean if origin is None else mean + origin).float()
     broadcast = replace(broadcast, extras={} if origin is None else {ORIGIN: origin})
-    total = add_sums(result for result, _ in engine.run(measure, broadcast, clients, {}))
-    return total, origin, before + sum(leaf.nbytes for leaf in total.values())
+    answered: list[int] = []
+
+    def sums_of_clients() -> Iterator[ClientResult]:
+        for result, _ in engine.run(measure, broadcast, clients, {}):
+            if result.failure is None:
+                answered.extend(result.clients)
+                yield result
+
+    total = add_sums(sums_of_clients())
+    return total, origin, before + sum(leaf.nbytes for leaf in total.values()), len(answered)

@@ -35,7 +35,8 @@ What can be inferred by whoever reads one client's sums, with or without a sketc
 
 `min_examples` keeps small clients out: below it a client sends zeros, as if it had no example, and with `per_class` so
 does each small class. Secure aggregation hides a client's sums behind the total, for which the list above still holds;
-it computes in fixed point, whose rounding is not counted here. No noise is added: nothing here is differential privacy.
+it computes in fixed point, whose rounding is not counted here. `privacy` adds noise, by which what can be said of any
+one example is bounded (`decollapse.privacy.private_statistics`); without it nothing here is differential privacy.
 """
 
 from __future__ import annotations
@@ -48,10 +49,11 @@ import torch
 from torch import Tensor, nn
 
 from decollapse import tree
-from decollapse.core import MEASURED, Broadcast, ClientData, ClientResult, ClientState
+from decollapse.core import MEASURED, Broadcast, ClientData, ClientResult, ClientState, derive_seed
 from decollapse.diagnosis.sketch import Sketch, sketched_sums
 from decollapse.evaluation import outputs
 from decollapse.feature_statistics import FeatureStatistics
+from decollapse.privacy.private_statistics import PrivateStatistics
 from decollapse.tree import Tree
 
 if TYPE_CHECKING:
@@ -73,14 +75,20 @@ class MeasureFeatures:
         sketch: what to send in place of the d x d sums; None sends these.
         min_examples: a client with fewer sends zeros, and with `per_class` a class with fewer is left out; from 1.
         batch_size: examples a forward pass; memory and speed only.
+        privacy: clip features and add noise to the sums, for differential privacy; None sends them as they are.
     """
 
     per_class: bool = False
     sketch: Sketch | None = None
     min_examples: int = 1
     batch_size: int = 500
+    privacy: PrivateStatistics | None = None
 
     def __post_init__(self) -> None:
+        if self.privacy is not None and (self.sketch is not None or self.min_examples > 1):
+            raise ValueError(
+                "the noise of `privacy` is made for all sums of all examples; leave sketch and min_examples out."
+            )
         if self.min_examples < 1 or self.batch_size < 1:
             raise ValueError(
                 f"min_examples and batch_size are at least 1, got {self.min_examples} and {self.batch_size}."
@@ -104,11 +112,15 @@ class MeasureFeatures:
             raise ValueError(f"the origin must have shape ({width},), as the features have, got {tuple(origin.shape)}.")
         num_classes = data.num_classes if self.per_class else 1
         batches = self._batches(model, data, num_classes)
-        if self.sketch is None:
+        if self.privacy is not None:
+            sums = _private_sums(batches, width, self.privacy, num_classes=num_classes, origin=origin)
+            seed = derive_seed("statistics", broadcast.seed, broadcast.round, data.client)
+            sums = self.privacy.noisy(sums, seed=seed)
+        elif self.sketch is None:
             sums = _all_sums(batches, width, num_classes=num_classes, origin=origin)
         else:
             sums = _sketched(batches, self.sketch.test_matrix(width), num_classes=num_classes, origin=origin)
-        extras, counted = tree.prefixed(sums, MEASURED), int(sums["count"].sum())
+        extras, counted = tree.prefixed(sums, MEASURED), max(int(sums["count"].sum()), 0)
         return ClientResult(data.client, counted, 0, delta={}, buffers={}, metrics={}, extras=extras), state
 
     def _batches(self, model: nn.Module, data: ClientData, num_classes: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -120,8 +132,10 @@ class MeasureFeatures:
                 yield _features(model, data, rows), classes[rows]
 
 
-def statistics_of(sums: Tree, *, origin: Float[Tensor, "d"] | None = None) -> FeatureStatistics:
+def statistics_of(sums: Tree, *, origin: Float[Tensor, "d"] | None = None, noisy: bool = False) -> FeatureStatistics:
     """The statistics of all examples, from the total of the clients' sums, whoever added them up.
+
+    Of `noisy` sums, negative counts are 0, and the scatter is the nearest one without negative eigenvalues.
 
     Raises:
         ValueError: the sums are a sketch, or weighted means.
@@ -132,7 +146,14 @@ def statistics_of(sums: Tree, *, origin: Float[Tensor, "d"] | None = None) -> Fe
     row, column = torch.triu_indices(width, width)
     gram = sums["gram"].new_zeros(width, width)
     gram[row, column] = gram[column, row] = sums["gram"]
-    return FeatureStatistics.from_sums(sums | {"gram": gram}, origin=origin)
+    if not noisy:
+        return FeatureStatistics.from_sums(sums | {"gram": gram}, origin=origin)
+    counts = sums["count"].clamp(min=0)
+    kept = {"count": counts, "sum": sums["sum"] * (counts > 0)[:, None], "gram": gram}
+    found = FeatureStatistics.from_sums(kept, origin=origin)
+    values, vectors = torch.linalg.eigh(found.within)
+    found.within = (vectors * values.clamp(min=0)) @ vectors.T
+    return found
 
 
 def _all_sums(
@@ -144,6 +165,18 @@ def _all_sums(
     sums = statistics.sums(origin=origin)
     row, column = torch.triu_indices(width, width)
     return sums | {"gram": sums["gram"][row, column]}
+
+
+def _private_sums(
+    batches: Iterator[tuple[Tensor, Tensor]],
+    width: int,
+    privacy: PrivateStatistics,
+    *,
+    num_classes: int,
+    origin: Float[Tensor, "d"],
+) -> Tree:
+    clipped = ((privacy.clipped(features.double() - origin), classes) for features, classes in batches)
+    return _all_sums(clipped, width, num_classes=num_classes, origin=torch.zeros(width))
 
 
 def _sketched(
