@@ -13,7 +13,7 @@ setup: $(VENV)/.ready  ## A virtual environment with everything the demo and the
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,flower]'
 	touch $@
 
 demo: setup      ## Train with and without FedDecorr on Fashion-MNIST, three seeds, and write runs/demo/report.html

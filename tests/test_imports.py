@@ -14,16 +14,16 @@ import decollapse
 SRC = Path(decollapse.__file__).parent
 # From the ground up; a module may import from its own layer and from those before it.
 LAYERS = (
-    {"tree", "pictures", "worker_server", "stopwatch"},
+    {"tree", "pictures", "tables", "worker_server", "stopwatch"},
     {"core", "feature_statistics", "spectrum"},
     {"objective", "theory"},
     {"terms", "optim", "data", "models", "buffers", "evaluation", "schedule"},
     {"frozen", "term_states", "sam", "aggregate"},
     {"client", "robust"},
-    {"server", "guard"},
+    {"server", "guard", "privacy"},
     {"algorithm"},
     {"algorithms", "engines", "diagnosis"},
-    {"simulation"},
+    {"simulation", "secure"},
     {"held_out"},
     {"measurements"},
     {"experiment", "checkpoint"},
@@ -31,8 +31,9 @@ LAYERS = (
     {"schema"},
     {"config"},
     {"runs", "study", "report", "diagnose", "figures"},
-    {"profile"},
+    {"profile", "search"},
     {"terminal"},
+    {"flower", "reproduce"},
     {"cli"},
 )
 

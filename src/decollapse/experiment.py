@@ -6,9 +6,10 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from typing import Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from decollapse.aggregate import Aggregator
 from decollapse.aggregate.mean import WeightedMean
@@ -17,7 +18,7 @@ from decollapse.client import ClientUpdate
 from decollapse.core import ClientResult, ModelState, derive_seed
 from decollapse.data import Dataset, DataSource, Dirichlet, FederatedData, Partition
 from decollapse.diagnosis.local import Probe
-from decollapse.engines import Engine, EngineSettings, Federation, placed
+from decollapse.engines import Clients, Engine, EngineSettings, Federation, placed
 from decollapse.engines.process import Process
 from decollapse.guard import GuardPolicy
 from decollapse.held_out import WithTestSet
@@ -92,6 +93,14 @@ class Experiment:
         return replace(self, client=algorithm.client, aggregate=algorithm.aggregate, server=algorithm.server)
 
 
+class DealtClients(Clients, Protocol):
+    """The clients of a run."""
+
+    def class_counts(self) -> Tensor | None:
+        """How many training examples of each class each client holds; None where that is the clients' own affair."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Prepared:
     """An experiment with its data loaded and dealt, ready to run any number of times.
@@ -99,12 +108,12 @@ class Prepared:
     Attributes:
         experiment: what was asked for.
         dataset: its data.
-        clients: the same, dealt.
+        clients: the same, dealt; or the clients of a real federation, who keep theirs.
     """
 
     experiment: Experiment
     dataset: Dataset
-    clients: FederatedData
+    clients: DealtClients
 
     @cached_property
     def build_model(self) -> Callable[[], nn.Module]:
@@ -141,9 +150,9 @@ class Prepared:
             ValueError: the model lacks a part or layer that is named, nothing is left to train, or the aggregator
                 cannot work with this cohort or local optimiser.
         """
-        experiment = self.experiment
+        experiment, clients = self.experiment, WithTestSet(self.clients, self.dataset)
         with torch.random.fork_rng(devices=[]):
-            experiment.client.check(placed(self.build_model(), experiment.engine), self.clients[0])
+            experiment.client.check(placed(self.build_model(), experiment.engine), clients[clients.parts[0]])
         step_size = experiment.client.optimizer.step_size(1)
         result = ClientResult(0, 1, 1, delta={"w": torch.zeros(1)}, buffers={}, metrics={}, step_size=step_size)
         cohort = range(experiment.cohort_size or experiment.num_clients)

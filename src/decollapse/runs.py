@@ -238,11 +238,11 @@ def find_runs(paths: Sequence[Path]) -> list[RunFolder]:
 
 def _facts(prepared: Prepared) -> dict[str, Any]:
     """What `run.json` says beside the recipe."""
-    params = prepared.initial_model().params
+    params, counts = prepared.initial_model().params, prepared.clients.class_counts()
     return {
         "fingerprint": prepared.fingerprint,
         "partition": {
-            "class_counts": prepared.clients.class_counts().tolist(),
+            "class_counts": None if counts is None else counts.tolist(),
             "classes": list(prepared.dataset.classes),
         },
         "model": {"parameters": sum(leaf.numel() for leaf in params.values())},

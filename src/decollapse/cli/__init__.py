@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from decollapse import __version__
-from decollapse.cli import explaining, results, training
+from decollapse.cli import explaining, federating, reproducing, results, searching, training
 from decollapse.cli.training import DEMO as DEMO  # its recipe is checked with those of the documentation
 
 app = App(
@@ -27,9 +27,12 @@ for command in (
     *(training.run, training.resume, training.demo),
     *(results.compare, results.report),
     *(explaining.diagnose, explaining.theory, explaining.figures),
+    reproducing.reproduce,
+    searching.search,
 ):
     app.command(command)
 app.command(results.list_components, name="list")
+app.command(federating.flower)
 
 
 def main() -> None:

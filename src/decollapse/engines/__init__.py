@@ -58,10 +58,11 @@ class Engine(Protocol):
     ) -> Iterator[tuple[ClientResult, ClientState]]:
         """Run `call` on each client of `cohort`; yield results and next states in cohort order.
 
-        Result tensors are contiguous and on the CPU.
+        Result tensors are contiguous and on the CPU. An engine whose clients come and go may yield
+        `ClientResult.failed` in place of a client's result.
 
         Raises:
-            ClientError: the call failed on a client.
+            ClientError: the call failed on a client, or on too many.
         """
         ...
 

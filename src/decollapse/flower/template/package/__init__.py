@@ -1,0 +1,1 @@
+"""A Flower app; see `data.py`, `model.py` and `recipe.toml`."""
