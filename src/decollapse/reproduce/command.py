@@ -66,18 +66,26 @@ def reproduce(choice: Choice, out: Path, *, jobs: int, take_from: Sequence[Path]
 
 def _run(plan: Plan, out: Path, done: Mapping[Run, int | None], expected: Estimate) -> bool:
     began = time.perf_counter()
-    failures = train(plan, out, done, at_once=expected.at_once)
+    try:
+        failures = train(plan, out, done, at_once=expected.at_once)
+    finally:  # a table that is stopped shows what there is
+        _tables(plan, out)
     took = time.perf_counter() - began
-    results = Results.read(out, plan.grid)
-    if results.views:
-        files = write_results(out, results, command=command_line(plan.grid.choice))
-        for title, table in titled_tables(results):
-            sys.stdout.write(f"{title}\n{as_text(table)}\n")
-        sys.stdout.writelines(f"{path}\n" for path in files)
     tell(f"failed: {run.title}: {failure}" for run, failure in failures.items())
     if expected.seconds:
         tell([f"estimated {duration(expected.wall)}, took {duration(took)}"])
     return not failures
+
+
+def _tables(plan: Plan, out: Path) -> None:
+    """Print the tables of the finished runs, and keep them."""
+    results = Results.read(out, plan.grid)
+    if not results.views:
+        return
+    files = write_results(out, results, command=command_line(plan.grid.choice))
+    for title, table in titled_tables(results):
+        sys.stdout.write(f"{title}\n{as_text(table)}\n")
+    sys.stdout.writelines(f"{path}\n" for path in files)
 
 
 def train(plan: Plan, out: Path, done: Mapping[Run, int | None], *, at_once: int) -> dict[Run, str]:
