@@ -23,7 +23,7 @@ LAYERS = (
     {"server", "guard", "privacy"},
     {"algorithm"},
     {"algorithms", "engines", "diagnosis"},
-    {"simulation", "secure"},
+    {"simulation", "secure", "compression"},
     {"held_out"},
     {"measurements"},
     {"experiment", "checkpoint"},

@@ -15,6 +15,7 @@ from decollapse.aggregate import Aggregator
 from decollapse.aggregate.mean import WeightedMean
 from decollapse.algorithm import Algorithm
 from decollapse.client import ClientUpdate
+from decollapse.compression import Float16Updates
 from decollapse.core import ClientResult, ModelState, derive_seed
 from decollapse.data import Dataset, DataSource, Dirichlet, FederatedData, Partition
 from decollapse.diagnosis.local import Probe
@@ -46,6 +47,7 @@ class Experiment:
         seed: partition, initial weights, cohorts and everything random on a client are functions of it.
         guard: what happens to an update with NaN, infinity or a wrong shape: `reject`, `abort` or `clip`.
         secure_aggregation: the server will see sums of updates only; refuses an aggregator that needs single ones.
+        float16_updates: clients send their updates in float16, half the bytes; see `decollapse.compression`.
         evaluation: what is measured.
         engine: where clients run; of its settings, those that choose the arithmetic (dtype, device, threads, memory
             layout) change rounding, and no other changes the result.
@@ -63,6 +65,7 @@ class Experiment:
     seed: int = 0
     guard: GuardPolicy = "reject"
     secure_aggregation: bool = False
+    float16_updates: bool = False
     evaluation: EvaluationSettings = EvaluationSettings()
     engine: EngineSettings = Process()
 
@@ -81,6 +84,8 @@ class Experiment:
                 f"under secure aggregation the server sees sums alone, and {type(self.aggregate).__name__} needs every "
                 "update; use weighted_mean or normalized_mean, or set secure_aggregation to false."
             )
+        if self.secure_aggregation and self.float16_updates:
+            raise ValueError("secure aggregation has an encoding of its own; set float16_updates to false.")
         _ = self.algorithm  # raises where its slots do not fit together
 
     @property
@@ -178,7 +183,7 @@ class Prepared:
             measurements = self._measurements(engine, clients.parts)
             yield from simulate(
                 experiment.algorithm,
-                watch(engine),
+                watch(Float16Updates(engine) if experiment.float16_updates else engine),
                 start or self.initial_model(),
                 num_clients=experiment.num_clients,
                 rounds=experiment.rounds,
