@@ -43,7 +43,7 @@ benchmarks/.venvs/%/.ready: benchmarks/requirements-%.txt
 	touch $@
 
 test: setup lint ## Lint, types, doctests, the README's blocks and the default tests
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -n auto -m "not slow"
 
 test-slow: setup ## Tests that take longer than a few seconds
 	$(BIN)/pytest -m slow
