@@ -25,14 +25,16 @@ def faithful(message: Message, handle: Callable[[Message], Message]) -> Message 
 
 
 def silent(message: Message, handle: Callable[[Message], Message]) -> Message | None:
-    return None if message.metadata.message_type == "train" else handle(message)
+    return None if is_task(message) else handle(message)
 
 
 def on_train(answer: Callable[[Message, Callable[[Message], Message]], Message | None]) -> Fate:
     """A node that says who it is, and answers every task like this."""
-    return lambda message, handle: (
-        handle(message) if message.metadata.message_type != "train" else answer(message, handle)
-    )
+    return lambda message, handle: answer(message, handle) if is_task(message) else handle(message)
+
+
+def is_task(message: Message) -> bool:
+    return message.metadata.message_type.partition(".")[0] == "train"
 
 
 def over_the_wire(message: Message) -> Message:
@@ -45,13 +47,15 @@ def content_over_the_wire(content: RecordDict) -> RecordDict:
 
 @dataclass
 class Loopback(Grid):
-    """Nodes 100, 93, 86, … hold the partitions 0, 1, 2, …; each has a fate."""
+    """Nodes 100, 93, 86, … hold the partitions 0, 1, 2, …; each has a fate. Every reply is kept in `replies`."""
 
     app: ClientApp
     fates: list[Fate]
     node_ids: list[int] = field(default_factory=list)
     num_partitions: int | None = None
     trained: list[int] = field(default_factory=list)
+    node_config: dict[str, str] = field(default_factory=dict)
+    replies: list[Message] = field(default_factory=list)
     _waiting: dict[str, Message] = field(default_factory=dict)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
 
@@ -99,12 +103,14 @@ class Loopback(Grid):
             if reply is not None:
                 del self._waiting[number]
                 replies.append(over_the_wire(reply))
+        self.replies += replies
         return replies
 
     def _handle(self, message: Message, client: int, node: int) -> Message:
         count = self.num_partitions or len(self.fates)
-        context = Context(1, node, {"partition-id": client, "num-partitions": count}, RecordDict(), {})
-        if message.metadata.message_type == "train":
+        place = {"partition-id": client, "num-partitions": count}
+        context = Context(1, node, place | self.node_config, RecordDict(), {})
+        if is_task(message):
             self.trained.append(client)
         try:
             return self.app(message, context)

@@ -14,7 +14,7 @@ pytest.importorskip("flwr")
 
 from loopback import Loopback, faithful
 
-from decollapse.flower.engine import Patience
+from decollapse.flower.inbox import Patience
 from decollapse.flower.scaffold import new_app
 from decollapse.flower.server import SETTINGS, run_federation
 

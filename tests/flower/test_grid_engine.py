@@ -12,22 +12,22 @@ from typing import Any
 
 import pytest
 import torch
-from members import small_dataset
 
 pytest.importorskip("flwr")
 
+from app_data import OWN_DATA
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
 from flwr.proto.node_pb2 import NodeInfo
 from loopback import Fate, Loopback, faithful, on_train, silent
 
 from decollapse.config import from_table
 from decollapse.core import ClientResult
-from decollapse.data import Dirichlet
 from decollapse.engines.serial import Serial
 from decollapse.experiment import Experiment, Prepared, prepare
-from decollapse.flower import DealtData, OwnData, make_client_app
+from decollapse.flower import DealtData, make_client_app
 from decollapse.flower.client import client_settings
-from decollapse.flower.engine import GridEngine, OnGrid, Patience
+from decollapse.flower.engine import GridEngine, OnGrid
+from decollapse.flower.inbox import Patience
 from decollapse.flower.roster import FederationError, Roster
 from decollapse.flower.server import run_federation
 from decollapse.flower.tensors import decode, encode
@@ -61,18 +61,6 @@ federated_every = 1
 """
 
 
-def client_data(client: int, num_clients: int) -> tuple[torch.Tensor, torch.Tensor]:
-    dataset = small_dataset()
-    mine = Dirichlet(alpha=0.5, min_examples=3)(dataset.train_y, num_clients, seed=1)[client]
-    return dataset.train_x[mine], dataset.train_y[mine]
-
-
-def test_data() -> tuple[torch.Tensor, torch.Tensor]:
-    return small_dataset().test_x, small_dataset().test_y
-
-
-test_data.__test__ = False
-OWN_DATA = OwnData(client_data, test_data, ("a", "b", "c", "d"), small_dataset().preprocess)
 RECIPES = {"dealt": (DEALT, DealtData()), "own": (OWN, OWN_DATA)}
 
 
@@ -149,9 +137,7 @@ def test_the_server_never_asks_for_a_clients_examples(tmp_path: Path) -> None:
     assert RunFolder.open(folder.path).description["partition"]["class_counts"] is None
 
 
-def test_what_the_app_does_not_do_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="show the server every update"):
-        on_grid(tmp_path / "run", set="secure_aggregation=true evaluation.local_every=0")
+def test_settings_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="patience is no setting of a federation; there is out, set, deadline"):
         on_grid(tmp_path / "run", patience=3)
     with pytest.raises(ValueError, match="num_clients = 4, the nodes have num-partitions=3"):

@@ -6,11 +6,12 @@ import json
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,16 @@ from pathlib import Path
 from decollapse.config import from_table, set_key
 from decollapse.flower import OwnData
 from decollapse.runs import RunFolder, continue_run
+from decollapse.secure import InProcess, SecureEngine
 from trial.app import data
 table = tomllib.loads(Path("trial/recipe.toml").read_text())
 for change in sys.argv[2].split():
     set_key(table, change)
 experiment = from_table({"num_clients": 3} | table)
-for _ in continue_run(RunFolder.create(Path(sys.argv[1]), experiment), prepared=data.at_server(experiment)):
+def masked(engine):
+    return SecureEngine(InProcess(engine), experiment.aggregate, 3, engine) if experiment.secure_aggregation else engine
+folder = RunFolder.create(Path(sys.argv[1]), experiment)
+for _ in continue_run(folder, prepared=data.at_server(experiment), watch=masked):
     pass
 """
 
@@ -97,11 +102,16 @@ def spectra(folder: Path) -> list[Any]:
     return [[line["spectrum"], line["evaluation"], line["rejected"]] for line in lines] + federated + local
 
 
+def in_one_process(app: Path, out: str, settings: str) -> None:
+    command = [sys.executable, "-c", SERIAL, str(app.parent / out), settings]
+    subprocess.run(command, cwd=app, check=True, timeout=300)
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     work = tmp_path_factory.mktemp("federation")
     app = new_app(work / "trial")
-    subprocess.run([sys.executable, "-c", SERIAL, str(work / "serial"), MEASURED], cwd=app, check=True, timeout=300)
+    in_one_process(app, "serial", MEASURED)
     with local_federation(3, work) as federation:
         yield Place(federation, app, RunFolder.open(work / "serial"))
     assert not federation.folder.exists()
@@ -144,6 +154,23 @@ def test_the_tls_federation_ends_with_the_weights_and_spectra_of_one_process(pla
     assert "done: decollapse report" in said
     place.assert_serial_bits("whole")
     place.assert_serial_spectra("whole")
+
+
+def test_under_secure_aggregation_it_ends_with_the_weights_of_one_process_and_nodes_keep_their_states(
+    place: Place,
+) -> None:
+    settings = f"{UNMEASURED} secure_aggregation=true"
+    in_one_process(place.app, "masked-serial", settings)
+    said = place.run("masked", set=settings)
+    assert "done: decollapse report" in said
+    masked = replace(place, serial=RunFolder.open(place.app.parent / "masked-serial"))
+    masked.assert_serial_bits("masked")  # words add up exactly, whatever masks they had
+    ours = RunFolder.open(place.app.parent / "masked").load()
+    assert ours is not None
+    assert not ours.clients
+    kept = sorted((place.federation.folder / "home" / "decollapse").rglob("*.safetensors"))
+    assert [file.name for file in kept] == [f"client-{client}.safetensors" for client in range(3)]
+    assert all(stat.S_IMODE(file.stat().st_mode) == 0o600 for file in kept)
 
 
 def test_a_client_process_killed_in_a_round_is_asked_again(place: Place) -> None:

@@ -182,6 +182,28 @@ def test_keys_can_be_exchanged_once_for_the_whole_run() -> None:
     assert asked == [AskKeys, AskShares, *3 * [AskInput, AskUnmasking]]
 
 
+@pytest.mark.parametrize(("cohort_size", "sums"), [(None, [3]), (4, [1, 1, 1])])
+def test_a_part_of_the_clients_exchanges_keys_for_one_sum_at_a_time(cohort_size: int | None, sums: list[int]) -> None:
+    asked: list[int] = []
+
+    @dataclass
+    class Counting:
+        clients: InProcess
+
+        def ask(self, requests: Mapping[int, Request]) -> Mapping[int, Reply]:
+            first = next(iter(requests.values()))
+            asked.extend([len(first.sessions)] if isinstance(first, AskKeys) else [])
+            return self.clients.ask(requests)
+
+    def counted(engine: Engine) -> Engine:
+        secure = secured(METHODS["fedavg"], ahead=3)(engine)
+        secure.reach = Counting(secure.reach)
+        return secure
+
+    train(METHODS["fedavg"], counted, cohort_size=cohort_size)
+    assert asked == sums
+
+
 def test_one_result_comes_for_the_cohort_and_no_clients_own() -> None:
     records, _ = train(METHODS["fedavg"], secured(METHODS["fedavg"]))
     for record in records[1:]:

@@ -1,24 +1,26 @@
 """The client app: a task in, an answer out, by the engine that everyone has.
 
 Flower starts a fresh process for every message of a deployed federation, so nothing is kept here between two messages:
-what a client remembers comes with the task and goes with the answer.
+what a client remembers comes with the task and goes with the answer; under secure aggregation it is in a file.
 """
 
 from __future__ import annotations
 
 from dataclasses import fields
+from pathlib import Path
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from decollapse.config import from_table
-from decollapse.core import ClientResult, ClientState
+from decollapse.core import Broadcast, ClientCall, ClientResult, ClientState
 from decollapse.engines import ClientError, EngineSettings
 from decollapse.engines.serial import Serial, SerialEngine
-from decollapse.flower.calls import from_description
+from decollapse.flower.calls import DescribedCall
 from decollapse.flower.data import DataOfApp
-from decollapse.flower.messages import PLACE, WHO, MessageError, Task, decode_task, encode_result
+from decollapse.flower.messages import PLACE, SECURE_SUM, WHO, MessageError, Task, decode_task, encode_result
 from decollapse.flower.processes import end_with_parent
+from decollapse.schema import Table
 
 
 def client_app(data: DataOfApp) -> ClientApp:
@@ -35,8 +37,16 @@ def client_app(data: DataOfApp) -> ClientApp:
         result, state = _answer(message.content, data, int(client))
         return Message(encode_result(result, state), reply_to=message)
 
+    def add_up(message: Message, context: Context) -> Message:
+        from decollapse.flower.secure_client import answer_sum  # which imports cryptography
+
+        client, place = context.node_config.get("partition-id", -1), context.node_config.get("state-dir")
+        folder = None if place is None else Path(str(place)).expanduser()
+        return Message(answer_sum(message.content, data, int(client), folder), reply_to=message)
+
     app.query()(who)
     app.train()(train)
+    app.train(SECURE_SUM)(add_up)
     return app
 
 
@@ -64,11 +74,19 @@ def run_task(task: Task, data: DataOfApp) -> tuple[ClientResult, ClientState]:
 
     Raises:
         ClientError: the call failed.
-        ValueError: the recipe, the call or the data are no good here.
+        ValueError: the recipe or the data are no good here, or the recipe has secure aggregation, and what is asked
+            would show the server this client's own result.
     """
-    federation = data.at_client(task.recipe, task.client)
-    settings = client_settings(from_table(task.recipe).engine)
-    call = from_description(task.call, task.tensors, federation.clients[task.client].preprocess)
-    with settings(federation) as engine:
+    if from_table(task.recipe).secure_aggregation:
+        raise MessageError("the recipe has secure_aggregation = true, and this task is not of a secure sum.")
+    return run_call(task.recipe, data, DescribedCall(task.call, task.tensors), task.broadcast, task.client, task.state)
+
+
+def run_call(
+    recipe: Table, data: DataOfApp, call: ClientCall, broadcast: Broadcast, client: int, state: ClientState
+) -> tuple[ClientResult, ClientState]:
+    """The same for a call that is built; raises as `run_task`."""
+    federation = data.at_client(recipe, client)
+    with client_settings(from_table(recipe).engine)(federation) as engine:
         assert isinstance(engine, SerialEngine)
-        return engine.run_one(call, task.broadcast, task.client, task.state)
+        return engine.run_one(call, broadcast, client, state)

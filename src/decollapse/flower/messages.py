@@ -27,6 +27,8 @@ from decollapse.tree import Tree
 
 WHO, PLACE = "who", ("partition-id", "num-partitions")
 """The one record of an answer to a query, and what it says of the node."""
+SECURE_SUM = "secure_sum"
+"""The client app's function for the phases of a secure sum, which are in `sum_messages`."""
 ABOUT, STATE = "about", "state-"
 NUMBERS = ("client", "num_examples", "num_steps", "metrics", "step_size", "seconds", "parts", "failure")
 """Fields of a result that are no tensors."""
@@ -82,11 +84,11 @@ def decode_task(content: RecordDict) -> Task:
     Raises:
         MessageError: the content is none.
     """
-    about = _about(content)
+    about = read_json(content, ABOUT)
     try:
-        model = ModelState(_tree(content, "params"), _tree(content, "buffers"))
-        broadcast = Broadcast(about["round"], model, about["seed"], _tree(content, "extras"))
-        tensors, state = _tree(content, "with-call"), _state(content)
+        model = ModelState(read_tree(content, "params"), read_tree(content, "buffers"))
+        broadcast = Broadcast(about["round"], model, about["seed"], read_tree(content, "extras"))
+        tensors, state = read_tree(content, "with-call"), _state(content)
         return Task(about["recipe"], about["call"], tensors, broadcast, about["client"], state)
     except (KeyError, TypeError) as error:
         raise MessageError(f"the task lacks {error}; install the same version of decollapse at both sides.") from None
@@ -104,11 +106,11 @@ def decode_result(content: RecordDict, client: int) -> tuple[ClientResult, Clien
     Raises:
         MessageError: the content is no answer, or that of another client.
     """
-    about = _about(content)
+    about = read_json(content, ABOUT)
     if missing := [name for name in NUMBERS if name not in about]:
         raise MessageError(f"the answer lacks {missing[0]!r}.")
     numbers: dict[str, Any] = {name: about[name] for name in NUMBERS}
-    trees: dict[str, Any] = {name: _tree(content, name) for name in ("delta", "buffers", "extras")}
+    trees: dict[str, Any] = {name: read_tree(content, name) for name in ("delta", "buffers", "extras")}
     result = ClientResult(**numbers, **trees)
     if result.client != client:
         raise MessageError(f"the answer is of client {result.client!r}, and client {client} was asked.")
@@ -122,24 +124,39 @@ def decode_result(content: RecordDict, client: int) -> tuple[ClientResult, Clien
 
 
 def _content(about: dict[str, Any], trees: dict[str, Tree], state: ClientState) -> RecordDict:
-    content = RecordDict({ABOUT: ConfigRecord({"json": json.dumps(about)})})
+    content = RecordDict({ABOUT: json_record(about)})
     for name, tree in (trees | {STATE + name: kept for name, kept in state.items()}).items():
         content[name] = encode(tree)
     return content
 
 
-def _about(content: RecordDict) -> dict[str, Any]:
-    record = content.get(ABOUT)
+def json_record(table: Table) -> ConfigRecord:
+    """A table as a record."""
+    return ConfigRecord({"json": json.dumps(table)})
+
+
+def read_json(content: RecordDict, name: str) -> dict[str, Any]:
+    """The table that a record holds.
+
+    Raises:
+        MessageError: there is no such record, or it holds none.
+    """
+    record = content.get(name)
     try:
         about = json.loads(record["json"]) if isinstance(record, ConfigRecord) else None
     except (KeyError, TypeError, ValueError):
         about = None
     if not isinstance(about, dict):
-        raise MessageError(f"the message has no record {ABOUT!r} that can be read.")
+        raise MessageError(f"the message has no record {name!r} that can be read.")
     return about
 
 
-def _tree(content: RecordDict, name: str) -> Tree:
+def read_tree(content: RecordDict, name: str) -> Tree:
+    """The tensors that a record holds.
+
+    Raises:
+        MessageError: there is no such record, or one of its arrays is damaged.
+    """
     record = content.get(name)
     if not isinstance(record, ArrayRecord):
         raise MessageError(f"the message has no arrays {name!r}.")
@@ -150,4 +167,4 @@ def _tree(content: RecordDict, name: str) -> Tree:
 
 
 def _state(content: RecordDict) -> ClientState:
-    return {name.removeprefix(STATE): _tree(content, name) for name in content if name.startswith(STATE)}
+    return {name.removeprefix(STATE): read_tree(content, name) for name in content if name.startswith(STATE)}

@@ -18,9 +18,11 @@ from decollapse.config import from_table, set_key, to_table
 from decollapse.experiment import Experiment
 from decollapse.flower.client import client_settings
 from decollapse.flower.data import DataOfApp
-from decollapse.flower.engine import OnGrid, Patience
+from decollapse.flower.engine import OnGrid
+from decollapse.flower.inbox import Patience
 from decollapse.flower.processes import GRACE
 from decollapse.flower.roster import Roster
+from decollapse.flower.secure_reach import check_sums, secure
 from decollapse.runs import RunFolder, RunFolderError, continue_run
 from decollapse.schema import RecipeError
 from decollapse.terminal import round_line
@@ -41,6 +43,7 @@ def run_federation(grid: Grid, recipe: str, data: DataOfApp, run_config: Mapping
 
     Raises:
         FederationError: nodes are missing, or too few answered; what was done is in the folder.
+        SecureSumError: too few for a sum that shows no summand.
         ValueError: recipe or settings are wrong, or the folder holds another run.
     """
     patience = _patience(run_config)
@@ -50,12 +53,17 @@ def run_federation(grid: Grid, recipe: str, data: DataOfApp, run_config: Mapping
     prepared = data.at_server(experiment)
     experiment = prepared.experiment
     prepared.check()
+    if experiment.secure_aggregation:
+        check_sums(experiment, patience)
     run = RunFolder.create(folder, experiment, reuse=True)
     _wait_until_free(run)
     _say(f"{experiment.num_clients} clients, run folder {folder}")
     if run.rounds_done is not None:
-        _say(f"going on after round {run.rounds_done}")
+        anew = "; keys, and what clients keep between rounds, begin anew" if experiment.secure_aggregation else ""
+        _say(f"going on after round {run.rounds_done}{anew}")
     engine = OnGrid(roster, to_table(experiment), client_settings(experiment.engine), patience)
+    if experiment.secure_aggregation:
+        engine = secure(engine, experiment, rounds_done=run.rounds_done or 0)
     on_grid = replace(prepared, experiment=replace(experiment, engine=engine))
     for record, _ in continue_run(run, prepared=on_grid):
         _say(round_line(record, experiment.rounds))
@@ -72,11 +80,6 @@ def _experiment(recipe: str, changes: str, num_clients: int) -> Experiment:
         raise RecipeError(
             f"the recipe has num_clients = {experiment.num_clients}, the nodes have num-partitions={num_clients}; take "
             "num_clients out of the recipe to have as many clients as there are."
-        )
-    if experiment.secure_aggregation:
-        raise RecipeError(
-            "the recipe has secure_aggregation = true, and a Flower app of this version would show the server every "
-            "update; set it to false, knowing that."
         )
     return experiment
 

@@ -52,8 +52,9 @@ class SecureEngine:
         num_clients: of the federation; higher numbers are parts of the test set.
         here: where those are run.
         threshold: clients without whom there is no sum; None for two thirds of the cohort and one.
-        ahead: sums whose keys are exchanged at once, all for the cohort that is asked; >= 1. With everyone in every
-            round, the calls of a run: then keys are exchanged once. Who is missing then is missing in all of them.
+        ahead: sums whose keys are exchanged at once where the cohort is everyone, >= 1; of another, which may not come
+            again, it is one. With the calls of a run, keys are exchanged once, and who is missing then is missing in
+            all of them.
         encoding: bounds of what a client adds; its number of clients is set to the cohort's.
         run_id: random, no two runs have the same.
     """
@@ -120,13 +121,15 @@ class SecureEngine:
         yield summed(encoding.decode(words, layout), layout, present, broadcast, self.aggregate), {}
         for client in clients:
             if client not in present:
-                yield ClientResult.failed(client, phases.reasons.get(client, "it did not answer")), {}
+                reason = phases.reasons.get(client, "it was not there when keys were exchanged")
+                yield ClientResult.failed(client, reason), {}
 
     def _exchange_keys(self, phases: _Phases, clients: tuple[int, ...]) -> list[_Ready]:
         """Phases 0 and 1 of the next sums of a cohort."""
         threshold = self.threshold or Session.default_threshold(len(clients))
-        numbers = range(self._begun, self._begun + self.ahead)
-        self._begun += self.ahead
+        ahead = self.ahead if len(clients) == self.num_clients else 1
+        numbers = range(self._begun, self._begun + ahead)
+        self._begun += ahead
         sessions = tuple(Session(self.run_id, number, clients, threshold) for number in numbers)
         keys = phases.ask(dict.fromkeys(clients, AskKeys(sessions)), tuple)
         everyone = tuple(
@@ -160,4 +163,4 @@ class _Phases:
 
     def complaints(self) -> str:
         """Of those that refused, one sentence each."""
-        return "".join(f" Client {client}: {reason}" for client, reason in sorted(self.reasons.items()))
+        return "".join(f" Client {client}: {reason.rstrip('.')}." for client, reason in sorted(self.reasons.items()))
