@@ -137,7 +137,7 @@ def round_line(record: RoundRecord, rounds: int) -> str:
             parts.append(f"effective rank {effective_rank(eigenvalues):5.1f} of {len(eigenvalues)}")
     if record.clients:
         examples = sum(client.num_examples for client in record.clients)
-        parts.append(f"{len(record.clients)} clients, {examples} examples")
+        parts.append(f"{_counted(len(record.clients), 'client')}, {_counted(examples, 'example')}")
     if record.rejected:
         parts.append("rejected: " + ", ".join(f"client {r.client} ({r.reason})" for r in record.rejected))
     return "  ".join([*parts, f"{record.seconds['total']:.1f} s"])
