@@ -17,7 +17,8 @@ from decollapse.engines.serial import Serial
 from decollapse.guard import GuardPolicy
 from decollapse.objective import Step, Term
 from decollapse.optim import SGD
-from decollapse.simulation import ServerState, run_round
+from decollapse.server_state import ServerState
+from decollapse.simulation import run_round
 
 
 class Point(nn.Module):

@@ -8,7 +8,7 @@ import torch
 from decollapse import checkpoint
 from decollapse.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from decollapse.core import ModelState
-from decollapse.simulation import ServerState
+from decollapse.server_state import ServerState
 
 SERVER = ServerState(
     round=3,

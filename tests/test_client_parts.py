@@ -18,7 +18,8 @@ from decollapse.models.parts import parameter_names
 from decollapse.objective import Step
 from decollapse.optim import SGD, Adam, LocalOptimizer
 from decollapse.sam import SAM
-from decollapse.simulation import ServerState, run_round
+from decollapse.server_state import ServerState
+from decollapse.simulation import run_round
 from decollapse.terms.cross_entropy import CrossEntropy
 from decollapse.terms.proximal import Proximal
 from decollapse.tree import Tree

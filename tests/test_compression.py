@@ -19,7 +19,8 @@ from decollapse.engines.process import Process
 from decollapse.engines.serial import Serial
 from decollapse.experiment import prepare
 from decollapse.guard import guarded
-from decollapse.simulation import ServerState, run_round
+from decollapse.server_state import ServerState
+from decollapse.simulation import run_round
 from decollapse.tree import Tree
 
 SMALL = ["data=digits", "data.train_size=100", "data.test_size=50", "model=mlp", "num_clients=2", "partition=iid"]

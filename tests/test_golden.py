@@ -26,7 +26,8 @@ from decollapse.engines import Federation
 from decollapse.engines.serial import Serial
 from decollapse.models import Classifier
 from decollapse.optim import SGD
-from decollapse.simulation import ServerState, run_round
+from decollapse.server_state import ServerState
+from decollapse.simulation import run_round
 from decollapse.terms.feddecorr import FedDecorr
 
 GOLDEN = Path(__file__).with_name("golden_trajectories.npz")

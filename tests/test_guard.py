@@ -10,7 +10,8 @@ from decollapse.algorithms import fedavg
 from decollapse.core import Broadcast, ClientCall, ClientResult, ModelState
 from decollapse.engines.serial import Serial
 from decollapse.guard import UnusableUpdateError, guarded
-from decollapse.simulation import ServerState, run_round
+from decollapse.server_state import ServerState
+from decollapse.simulation import run_round
 
 MODEL = ModelState({"w": torch.zeros(2)}, {"running_var": torch.ones(2)})
 BROADCAST = Broadcast(round=4, model=MODEL, seed=0)

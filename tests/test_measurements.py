@@ -27,7 +27,8 @@ from decollapse.measurements import EvaluationSettings
 from decollapse.models import MLP
 from decollapse.optim import SGD
 from decollapse.records import record_as_json, spectra_as_npz
-from decollapse.simulation import RoundRecord, ServerState
+from decollapse.server_state import ServerState
+from decollapse.simulation import RoundRecord
 
 TINY = Experiment(
     data=DataSource("digits", train_size=200),

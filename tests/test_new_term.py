@@ -26,7 +26,8 @@ from decollapse.config import from_table, to_table
 from decollapse.core import ClientResult, ModelState
 from decollapse.experiment import Experiment, prepare
 from decollapse.objective import SendingTerm, StatefulTerm, Step
-from decollapse.simulation import RoundRecord, ServerState
+from decollapse.server_state import ServerState
+from decollapse.simulation import RoundRecord
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "new_term.md").read_text()
 

@@ -7,7 +7,8 @@ from members import initial_model, small_federation
 
 from decollapse.algorithms import fedavg
 from decollapse.engines.serial import Serial
-from decollapse.simulation import ServerState, sample_cohort, simulate
+from decollapse.server_state import ServerState
+from decollapse.simulation import sample_cohort, simulate
 
 
 @given(st.integers(1, 200), st.integers(0, 2**31), st.integers(1, 1000), st.data())

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from decollapse.core import ClientState, ModelState
-from decollapse.simulation import ServerState
+from decollapse.server_state import ServerState
 from decollapse.tree import Tree
 
 

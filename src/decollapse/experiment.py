@@ -27,7 +27,8 @@ from decollapse.measurements import EvaluationSettings, Measurements, probe_of
 from decollapse.models import ModelBuilder, SmallCNN
 from decollapse.server import BroadcastingServer, ServerOptimizer
 from decollapse.server.sgd import ServerSGD
-from decollapse.simulation import RoundRecord, ServerState, simulate
+from decollapse.server_state import ServerState
+from decollapse.simulation import RoundRecord, simulate
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from decollapse.diagnosis.round import RoundDiagnosis, diagnose_round
 from decollapse.engines import ClientError, Engine
 from decollapse.evaluation import Evaluation, mean_evaluation
 from decollapse.held_out import evaluate_in_parts
-from decollapse.simulation import ClientSummary, ServerState, own_models
+from decollapse.server_state import ServerState, own_models
+from decollapse.simulation import ClientSummary
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,15 @@ class EvaluationSettings:
         ):
             if (came := getattr(self, name)) < least:
                 raise ValueError(f"{name} of evaluation is at least {least}, got {came}.")
+
+
+def due(round: int, every: int, *, last: int) -> bool:
+    """Whether what is measured `every` so many rounds is measured in this one: always in the last, never for 0.
+
+    >>> [round for round in range(1, 13) if due(round, 5, last=12)]
+    [5, 10, 12]
+    """
+    return every > 0 and (round % every == 0 or round == last)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +132,7 @@ class Measurements:
             return None
 
     def _due(self, round: int, every: int) -> bool:
-        return every > 0 and (round % every == 0 or round == self.rounds)
+        return due(round, every, last=self.rounds)
 
     def _on_test_set(self, state: ModelState, round: int) -> Evaluation:
         return evaluate_in_parts(self.engine, state, self.parts, round=round, batch_size=self.settings.batch_size)

@@ -17,22 +17,20 @@ import hashlib
 import json
 import math
 import os
-import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-import decollapse
 from decollapse.checkpoint import load_checkpoint, save_checkpoint, write_atomically
 from decollapse.config import from_table, to_table
 from decollapse.engines import Engine
 from decollapse.experiment import Experiment, Prepared, prepare
+from decollapse.provenance import provenance
 from decollapse.records import record_as_json, spectra_as_npz
-from decollapse.simulation import RoundRecord, ServerState
+from decollapse.server_state import ServerState
+from decollapse.simulation import RoundRecord
 
 FORMAT = 1
 IRRELEVANT_TO_WEIGHTS = ("rounds", "engine", "evaluation")
@@ -152,7 +150,7 @@ class RunFolder:
                 "or begin a new run."
             )
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        facts = _facts(prepared)
+        facts = provenance(prepared)
         description = {"started": now, **facts, **self.description}
         where = {"versions": facts["versions"], "machine": facts["machine"]}
         if before is not None and any(description[key] != value for key, value in where.items()):
@@ -234,38 +232,6 @@ def find_runs(paths: Sequence[Path]) -> list[RunFolder]:
             raise RunFolderError(f"{path} holds no run: there is no run.json in it or below it.")
         found |= {file.parent: RunFolder.open(file.parent) for file in files}
     return list(found.values())
-
-
-def _facts(prepared: Prepared) -> dict[str, Any]:
-    """What `run.json` says beside the recipe."""
-    params, counts = prepared.initial_model().params, prepared.clients.class_counts()
-    return {
-        "fingerprint": prepared.fingerprint,
-        "partition": {
-            "class_counts": None if counts is None else counts.tolist(),
-            "classes": list(prepared.dataset.classes),
-        },
-        "model": {"parameters": sum(leaf.numel() for leaf in params.values())},
-        "versions": {
-            "decollapse": decollapse.__version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
-        "machine": {
-            "cpu": _processor(),
-            "cores": len(os.sched_getaffinity(0)),
-            "platform": platform.platform(),
-        },
-    }
-
-
-def _processor() -> str:
-    """The processor's name as the operating system gives it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
 
 
 def _round_of(line: str) -> float:

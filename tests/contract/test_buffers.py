@@ -13,7 +13,8 @@ from decollapse.buffers import BUFFER_POLICIES, OWN_BUFFERS, Recalibrate
 from decollapse.client import ClientUpdate
 from decollapse.core import Broadcast
 from decollapse.engines.serial import Serial
-from decollapse.simulation import ServerState, run_round, simulate
+from decollapse.server_state import ServerState
+from decollapse.simulation import run_round, simulate
 
 CLIENT = ClientUpdate(epochs=1, batch_size=8)
 MEAN, VARIANCE, COUNTER = "encoder.1.running_mean", "encoder.1.running_var", "encoder.1.num_batches_tracked"

@@ -15,7 +15,8 @@ from decollapse.algorithms import Algorithm
 from decollapse.config import from_table, to_table
 from decollapse.engines.serial import Serial
 from decollapse.experiment import Experiment
-from decollapse.simulation import ServerState, run_round, simulate
+from decollapse.server_state import ServerState
+from decollapse.simulation import run_round, simulate
 from decollapse.tree import Tree
 
 VARIANCES = ("encoder.1.running_var", "encoder.4.running_var")

@@ -21,7 +21,8 @@ from decollapse.core import Broadcast, ModelState
 from decollapse.engines import Engine
 from decollapse.engines.process import Process
 from decollapse.engines.serial import Serial
-from decollapse.simulation import ServerState, simulate
+from decollapse.server_state import ServerState
+from decollapse.simulation import simulate
 from decollapse.tree import Tree
 
 

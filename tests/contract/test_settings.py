@@ -38,7 +38,8 @@ from decollapse.robust import GeometricMedian, NormClipping, TrimmedMean
 from decollapse.schedule import Constant, Scheduled
 from decollapse.server.adaptive import FedAdagrad, FedAdam, FedYogi
 from decollapse.server.sgd import ServerSGD
-from decollapse.simulation import ServerState, simulate
+from decollapse.server_state import ServerState
+from decollapse.simulation import simulate
 from decollapse.terms.balanced_softmax import BalancedSoftmax
 from decollapse.terms.feddecorr import FedDecorr
 from decollapse.terms.global_feddecorr import GlobalFedDecorr

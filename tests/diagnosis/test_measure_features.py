@@ -15,7 +15,8 @@ from decollapse.diagnosis.measure_features import ORIGIN, MeasureFeatures, stati
 from decollapse.diagnosis.sketch import Sketch
 from decollapse.engines.serial import Serial
 from decollapse.feature_statistics import FeatureStatistics
-from decollapse.simulation import ServerState, run_round
+from decollapse.server_state import ServerState
+from decollapse.simulation import run_round
 from decollapse.tree import Tree, under
 
 

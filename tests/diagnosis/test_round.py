@@ -29,7 +29,8 @@ from decollapse.measurements import EvaluationSettings
 from decollapse.models import MLP
 from decollapse.objective import Step, Trained
 from decollapse.records import record_as_json
-from decollapse.simulation import RoundRecord, ServerState
+from decollapse.server_state import ServerState
+from decollapse.simulation import RoundRecord
 from decollapse.terms.cross_entropy import CrossEntropy
 
 TINY = Experiment(

@@ -29,7 +29,7 @@ from decollapse.models import MLP, Classifier, ModelBuilder
 from decollapse.objective import Step
 from decollapse.optim import SGD, Adam
 from decollapse.sam import SAM
-from decollapse.simulation import ServerState
+from decollapse.server_state import ServerState
 from decollapse.terms.cross_entropy import CrossEntropy
 from decollapse.terms.feddecorr import FedDecorr
 from decollapse.terms.proximal import Proximal

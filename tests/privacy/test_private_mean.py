@@ -17,7 +17,8 @@ from decollapse.privacy.gaussian import epsilon_of
 from decollapse.privacy.private_mean import PrivateMean, spent
 from decollapse.schema import RecipeError
 from decollapse.server.fedexp import FedExP
-from decollapse.simulation import ServerState, simulate
+from decollapse.server_state import ServerState
+from decollapse.simulation import simulate
 
 
 def result(client: int, *update: float, num_examples: int = 1) -> ClientResult:

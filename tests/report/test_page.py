@@ -117,8 +117,9 @@ def test_settings_that_differ_come_first_and_are_marked(two_groups, tmp_path: Pa
     html = write_report(two_groups, tmp_path / "r.html").read_text(encoding="utf-8")
     rows = re.findall(r'<tr(.*?)><th scope="row">([a-z_.]+)</th>', html[html.index('id="settings"') :])
     marked = [name for attributes, name in rows if "differs" in attributes]
-    assert marked == ["client.objective.feddecorr.beta", "client.objective.feddecorr.normalization"]
-    assert [name for _, name in rows[:2]] == marked
+    term = "client.objective.feddecorr"
+    assert sorted(marked) == [f"{term}.{name}" for name in ("beta", "eps", "layers", "matrix", "normalization")]
+    assert [name for _, name in rows[:5]] == marked
 
 
 def test_a_folder_given_twice_counts_once(write_run, tmp_path: Path) -> None:

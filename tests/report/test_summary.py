@@ -102,6 +102,6 @@ def test_a_mean_curve_has_only_rounds_that_all_runs_have(write_run) -> None:
 
 
 def test_groups_that_words_cannot_tell_apart_are_numbered(write_run) -> None:
-    tables = [{"rounds": 6, "server": {"name": "sgd"}}, {"rounds": 6, "server": {"name": "SGD"}}]
+    tables = [{"rounds": 6, "server": {"name": name}, "of_a_later_version": 1} for name in ("sgd", "SGD")]
     groups = group_runs(read([write_run(str(index), recipe=table) for index, table in enumerate(tables)]))
     assert [group.label for group in groups] == ["FedAvg (1)", "FedAvg (2)"]

@@ -27,6 +27,18 @@ def test_local_spectra_come_from_the_last_round_that_measured_clients(write_run)
     assert run.local_spectra.covariance.shape == (10, 64)
 
 
+def test_a_setting_that_is_newer_than_the_run_has_its_default(write_run) -> None:
+    old = read_run(write_run("old"))
+    assert "float16_updates" not in old.description["recipe"]
+    assert old.recipe["float16_updates"] is False
+    assert old.recipe["client"]["epochs"] == 10
+
+
+def test_a_recipe_that_names_what_is_not_here_is_read_as_it_is_written(write_run) -> None:
+    written = {"model": {"name": "elsewhere:Model"}, "rounds": 6}
+    assert read_run(write_run("a", recipe=written)).recipe == written
+
+
 def test_a_line_cut_off_while_it_was_written_is_left_out(write_run) -> None:
     folder = write_run("a")
     path = folder / "records.jsonl"

@@ -1,4 +1,4 @@
-"""Tiny data, and the settings that make any table of it one of seconds."""
+"""Tiny data of which any table can be made."""
 
 from __future__ import annotations
 
@@ -6,11 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-TINY = (
-    *("rounds=2", "num_clients=3", "model=mlp", "client.epochs=1", "client.augment=[]"),
-    *("data.train_size=120", "data.test_size=40", "evaluation.local_every=0"),
-)
 
 
 @pytest.fixture(scope="session")

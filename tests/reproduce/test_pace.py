@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY
+from tiny_table import TINY
 
 from decollapse.client import ClientUpdate
 from decollapse.config import load_recipe

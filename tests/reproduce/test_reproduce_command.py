@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import TINY
+from tiny_table import TINY
 
 from decollapse import cli
 

@@ -21,7 +21,8 @@ from decollapse.privacy.private_mean import PrivateMean
 from decollapse.robust import Krum
 from decollapse.secure import FixedPoint, InProcess, SecureEngine, SecureSumError
 from decollapse.secure.participant import AskInput, AskKeys, AskShares, AskUnmasking, Reply, Request
-from decollapse.simulation import RoundRecord, ServerState, simulate
+from decollapse.server_state import ServerState
+from decollapse.simulation import RoundRecord, simulate
 
 CLIENT = ClientUpdate(epochs=1, batch_size=8)
 PHASES = (AskKeys, AskShares, AskInput, AskUnmasking)

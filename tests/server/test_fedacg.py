@@ -14,7 +14,8 @@ from decollapse.algorithms import fedacg
 from decollapse.engines.serial import Serial
 from decollapse.objective import Step
 from decollapse.server.fedacg import FedACG
-from decollapse.simulation import ServerState, simulate
+from decollapse.server_state import ServerState
+from decollapse.simulation import simulate
 
 
 def test_two_rounds_by_hand() -> None:

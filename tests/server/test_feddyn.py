@@ -9,7 +9,8 @@ from decollapse.aggregate import Aggregate
 from decollapse.algorithms import feddyn
 from decollapse.engines.serial import Serial
 from decollapse.server.feddyn import ServerFedDyn
-from decollapse.simulation import ServerState, simulate
+from decollapse.server_state import ServerState
+from decollapse.simulation import simulate
 
 EXACT = descent(lr=0.5, steps=1)
 """With alpha 1 a client's loss has curvature 2, so a step of 1/2 ends at its minimum."""

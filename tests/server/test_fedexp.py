@@ -16,7 +16,8 @@ from decollapse.core import ClientResult, ModelState
 from decollapse.engines.serial import Serial
 from decollapse.optim import SGD
 from decollapse.server.fedexp import FedExP
-from decollapse.simulation import ServerState, simulate
+from decollapse.server_state import ServerState
+from decollapse.simulation import simulate
 from decollapse.tree import Tree
 
 

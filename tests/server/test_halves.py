@@ -15,7 +15,7 @@ from quadratics import descent, points, rounds
 
 from decollapse.algorithms import Algorithm, feddyn, scaffold
 from decollapse.core import ClientCall
-from decollapse.simulation import ServerState
+from decollapse.server_state import ServerState
 
 COHORTS = [[0, 1], [1, 2], [1, 2], [0, 2], [0, 1]]
 FEDERATION = points(0.0, 4.0, -7.0, sizes=[1, 3, 2])

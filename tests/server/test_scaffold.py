@@ -9,7 +9,7 @@ from decollapse.aggregate import Aggregate
 from decollapse.aggregate.mean import WeightedMean
 from decollapse.algorithms import Algorithm, scaffold
 from decollapse.server.scaffold import ServerScaffold
-from decollapse.simulation import ServerState
+from decollapse.server_state import ServerState
 
 
 def w(server: ServerState) -> float:

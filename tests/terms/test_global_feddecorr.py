@@ -25,7 +25,8 @@ from decollapse.server import ServerOptimizer
 from decollapse.server.adaptive import FedAdam
 from decollapse.server.fedexp import FedExP
 from decollapse.server.sgd import ServerSGD
-from decollapse.simulation import ServerState, run_round
+from decollapse.server_state import ServerState
+from decollapse.simulation import run_round
 from decollapse.terms.correlation_estimate import decorrelation_around
 from decollapse.terms.feddecorr import FedDecorr, Matrix, decorrelation_loss
 from decollapse.terms.global_feddecorr import GlobalFedDecorr

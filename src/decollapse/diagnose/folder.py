@@ -24,7 +24,7 @@ from decollapse.experiment import prepare
 from decollapse.report.eigenvalues import GlobalSpectra, LocalSpectra, RoundSpectra, by_round
 from decollapse.report.view import Record, RunView, lookup, read_run
 from decollapse.runs import RunFolder, RunFolderError, find_runs
-from decollapse.simulation import ServerState, own_models
+from decollapse.server_state import ServerState, own_models
 from decollapse.spectrum import effective_rank
 
 

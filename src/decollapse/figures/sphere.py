@@ -14,7 +14,7 @@ from decollapse.experiment import prepare
 from decollapse.figures.panels import Panel
 from decollapse.report.view import RunView
 from decollapse.runs import RunFolder
-from decollapse.simulation import own_models
+from decollapse.server_state import own_models
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

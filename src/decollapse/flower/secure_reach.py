@@ -17,6 +17,7 @@ from decollapse.flower.engine import OnGrid
 from decollapse.flower.inbox import Inbox, Patience
 from decollapse.flower.messages import SECURE_SUM, MessageError
 from decollapse.flower.sum_messages import Asking, decode_reply, encode_request
+from decollapse.measurements import due
 from decollapse.schema import RecipeError
 from decollapse.secure.engine import SecureEngine
 from decollapse.secure.messages import Session
@@ -83,9 +84,7 @@ def num_sums(experiment: Experiment, *, rounds_done: int = 0) -> int:
     >>> num_sums(Experiment(rounds=12, evaluation=EvaluationSettings(federated_every=5)))  # spectra of 5, 10 and 12
     15
     """
-    every = experiment.evaluation.federated_every
-    sums = 0
-    for round in range(rounds_done + 1, experiment.rounds + 1):
-        measures = every > 0 and (round % every == 0 or round == experiment.rounds)
-        sums += 1 + (experiment.client.buffers == "recalibrate") + measures
-    return max(sums, 1)
+    rounds = range(rounds_done + 1, experiment.rounds + 1)
+    spectra = sum(due(round, experiment.evaluation.federated_every, last=experiment.rounds) for round in rounds)
+    recalibrates = experiment.client.buffers == "recalibrate"
+    return max(len(rounds) * (1 + recalibrates) + spectra, 1)

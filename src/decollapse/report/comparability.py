@@ -63,8 +63,8 @@ def _other_conditions(group: Group, other: Group) -> str | None:
 
 def _conditions(run: RunView, keys: list[str]) -> Recipe:
     table: dict[str, Any] = {key: run.recipe[key] for key in keys if key in run.recipe}
-    if table.get("cohort_size", 0) is None:
-        table["cohort_size"] = table.get("num_clients")
+    if "num_clients" in table:  # without a size, a cohort is everyone
+        table["cohort_size"] = table.get("cohort_size") or table["num_clients"]
     return table
 
 

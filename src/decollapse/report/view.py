@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from decollapse.config import from_table, to_table
 from decollapse.report.eigenvalues import GlobalSpectra, LocalSpectra, RoundSpectra, by_round, last_global, last_local
 
 FORMAT = 1
@@ -45,11 +46,17 @@ class RunView:
         """The name the run was given, or its folder's."""
         return str(self.description.get("name") or self.folder.name)
 
-    @property
+    @cached_property
     def recipe(self) -> dict[str, Any]:
-        """The resolved recipe."""
+        """The resolved recipe; settings that are newer than the run have their defaults, so that old and new compare.
+
+        As it is written where it names what is not installed here.
+        """
         recipe: dict[str, Any] = self.description.get("recipe") or {}
-        return recipe
+        try:
+            return to_table(from_table(recipe)) if recipe else recipe
+        except (ValueError, TypeError):
+            return recipe
 
     @property
     def seed(self) -> int | None:

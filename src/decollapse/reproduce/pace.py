@@ -25,8 +25,9 @@ from decollapse.data.federated import FederatedData
 from decollapse.engines import Federation
 from decollapse.experiment import Experiment, Prepared
 from decollapse.held_out import WithTestSet, evaluate_in_parts
+from decollapse.measurements import due
 from decollapse.reproduce.training import choose_gpu
-from decollapse.simulation import ServerState
+from decollapse.server_state import ServerState
 from decollapse.spectrum import Spectrum
 
 TURNS, LEAST, MOST = 3, 0.1, 10.0
@@ -77,8 +78,8 @@ class Pace:
         every, local_every = experiment.evaluation.every, experiment.evaluation.local_every
         rounds = range(0 if done is None else done + 1, experiment.rounds + 1)
         trained = sum(round > 0 for round in rounds)
-        evaluated = sum(_due(round, every, experiment) for round in rounds)
-        diagnosed = sum(round > 0 and _due(round, local_every, experiment) for round in rounds)
+        evaluated = sum(due(round, every, last=experiment.rounds) for round in rounds)
+        diagnosed = sum(round > 0 and due(round, local_every, last=experiment.rounds) for round in rounds)
         clients = self.client(sizes, epochs=experiment.client.epochs, batch_size=experiment.client.batch_size)
         cohort = experiment.cohort_size or experiment.num_clients
         probe = min(experiment.evaluation.probe_size, num_test)
@@ -116,11 +117,6 @@ class MeasurePace:
         began = time.perf_counter()
         pace = measured_pace(self.experiment, self.dataset)
         tell(Timing(pace, time.perf_counter() - began))
-
-
-def _due(round: int, every: int, experiment: Experiment) -> bool:
-    """Whether something that is measured every so many rounds is, as `Measurements` has it."""
-    return every > 0 and (round % every == 0 or round == experiment.rounds)
 
 
 def measured_pace(experiment: Experiment, dataset: Dataset) -> Pace:
