@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from decollapse import cli
 from decollapse.cli import federating
 
 if find_spec("flwr"):
-    from decollapse.flower.local import STARTED_AS
+    from decollapse.flower.local import STARTED_AS, LocalFederation
     from decollapse.flower.processes import with_environment
 
 
@@ -75,6 +76,27 @@ def test_each_command_shows_an_example(capsys: pytest.CaptureFixture[str], comma
     code, out, _ = run(capsys, command, "--help")
     assert code == 0
     assert f"Example: decollapse flower {command}" in out
+
+
+@pytest.mark.skipif(find_spec("flwr") is None, reason="flwr is not installed")
+@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
+def test_asked_to_end_while_it_starts_it_cleans_up_undisturbed_and_without_an_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, asked: signal.Signals
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = signal.getsignal(asked)
+    cleaned: list[bool] = []
+
+    def stop(federation: LocalFederation) -> None:
+        signal.raise_signal(asked)  # an impatient person's second Ctrl-C
+        cleaned.append(True)
+
+    monkeypatch.setattr(LocalFederation, "start_superlink", lambda federation: signal.raise_signal(asked))
+    monkeypatch.setattr(LocalFederation, "stop", stop)
+    assert cli.run_command(["flower", "up"]) == 0
+    assert cleaned == [True]
+    assert not list(tmp_path.iterdir())
+    assert signal.getsignal(asked) is before
 
 
 @pytest.mark.slow

@@ -43,16 +43,16 @@ def up(*, nodes: int = 3) -> None:
     _need_flower()
     if nodes < 1:
         raise ValueError(f"a federation has at least 1 node, got --nodes {nodes}.")
-    from decollapse.flower.local import NAME, local_federation
+    from decollapse.flower.local import NAME, local_federation, until_asked_to_end
 
-    with local_federation(nodes, Path.cwd()) as federation:
+    with until_asked_to_end(), local_federation(nodes, Path.cwd()) as federation:
         sys.stdout.write(
             f"{nodes} nodes, SuperLink on 127.0.0.1:{federation.port}. In another terminal, in the app's folder:\n\n"
             f"  FLWR_HOME={federation.folder / 'home'} flwr run . {NAME} --stream\n\n"
             f"Logs are in {federation.folder}; Ctrl-C ends it.\n"
         )
         sys.stdout.flush()
-        federation.wait()
+        federation.watch()
 
 
 def _need_flower() -> None:

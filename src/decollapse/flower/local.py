@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 from decollapse.flower.keys import write_certificates, write_node_key
 from decollapse.flower.processes import kill, with_environment
@@ -144,23 +145,17 @@ class LocalFederation:
             raise LocalFederationError(f"flwr {' '.join(arguments)}: {(done.stdout + done.stderr).strip()[-800:]}")
         return done.stdout
 
-    def wait(self) -> None:
-        """Return when Ctrl-C is pressed or this process is asked to end.
+    def watch(self) -> NoReturn:
+        """Look after the SuperLink and every node for as long as they live.
 
         Raises:
-            LocalFederationError: the SuperLink or a node died.
+            LocalFederationError: one of them died.
         """
-        asked: list[int] = []
-        before = {number: signal.signal(number, lambda number, _: asked.append(number)) for number in ENDINGS}
-        try:
-            while not asked:
-                for name, process in self._named().items():
-                    if process.poll() is not None:
-                        raise LocalFederationError(f"{name} died: {self.log(name)[-800:]}")
-                time.sleep(0.2)
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        while True:
+            for name, process in self._named().items():
+                if process.poll() is not None:
+                    raise LocalFederationError(f"{name} died: {self.log(name)[-800:]}")
+            time.sleep(0.2)
 
     def log(self, process: str) -> str:
         """What `superlink` or `node-0` has said."""
@@ -182,8 +177,8 @@ class LocalFederation:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        for name in self._named():
-            for pid in self.processes_of(name):
+        for log in self.folder.glob("*.log"):  # of all that was ever started, also if that was interrupted
+            for pid in self.processes_of(log.stem):
                 kill(pid)
 
     def _tag(self, name: str) -> str:
@@ -230,6 +225,25 @@ def local_federation(num_nodes: int, work: Path) -> Iterator[LocalFederation]:
     finally:
         federation.stop()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def until_asked_to_end() -> Iterator[None]:
+    """A block that Ctrl-C or a termination ends, at any moment and without an error, undisturbed by a second one."""
+
+    def end(number: int, frame: object) -> None:
+        for ending in ENDINGS:
+            signal.signal(ending, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = {ending: signal.signal(ending, end) for ending in ENDINGS}
+    try:
+        yield
+    except KeyboardInterrupt:
+        pass
+    finally:
+        for ending, handler in before.items():
+            signal.signal(ending, handler)
 
 
 def free_port() -> int:
