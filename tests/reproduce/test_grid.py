@@ -47,6 +47,12 @@ def test_a_choice_of_methods_is_the_rows_there_are() -> None:
     assert found.rows == ("MOON", "FedAvg")
 
 
+def test_a_choice_of_conditions_is_the_columns_there_are() -> None:
+    found = grid("epochs", columns=("epochs 10", "epochs 1"))
+    assert found.columns == ("epochs 10", "epochs 1")
+    assert len(found.cells) == 2 * len(found.rows)
+
+
 def test_seeds_are_a_number_or_a_list() -> None:
     assert seed_list("2") == (0, 1)
     assert seed_list(" 4,2 ") == (4, 2)
@@ -63,12 +69,13 @@ def test_seeds_are_a_number_or_a_list() -> None:
         ({"seeds": "0"}, "--seeds takes how many, at least 1"),
         ({"seeds": "a few"}, "--seeds takes how many, such as 3, or a list, such as 0,1,2; got 'a few'"),
         ({"rows": ["FedAvg,FedDecor"]}, "table1 has no method 'FedDecor'"),
+        ({"columns": ["IID,IDD"]}, "table1 has no condition 'IDD'; did you mean 'IID'?"),
         ({"name": "hospitals", "scale": "paper"}, "it is no experiment of the paper"),
     ],
 )
 def test_a_wrong_choice_is_named(wrong: dict[str, Any], sentence: str) -> None:
-    settings: dict[str, Any] = {"dataset": None, "scale": None, "seeds": "3", "data": None, "rows": [], "overrides": []}
-    settings |= wrong
+    settings: dict[str, Any] = {"dataset": None, "scale": None, "seeds": "3", "data": None, "overrides": []}
+    settings |= {"rows": [], "columns": []} | wrong
     with pytest.raises(RecipeError) as error:
         chosen(settings.pop("name", "table1"), **settings)
     assert sentence in str(error.value)

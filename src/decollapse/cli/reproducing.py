@@ -12,7 +12,7 @@ from decollapse import worker_server
 from decollapse.cli import explaining
 from decollapse.cli.options import Overrides
 
-Methods = Annotated[tuple[str, ...], Parameter(name="--methods", negative=(), consume_multiple=False)]
+Labels = Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=False)]
 
 
 def reproduce(
@@ -22,7 +22,8 @@ def reproduce(
     dataset: str | None = None,
     scale: str | None = None,
     seeds: str = "3",
-    methods: Methods = (),
+    methods: Labels = (),
+    conditions: Labels = (),
     data: str | None = None,
     overrides: Overrides = (),
     jobs: int | None = None,
@@ -46,6 +47,8 @@ def reproduce(
         How many, from 0 on; or a list such as 0,1,2.
     methods
         Those rows alone, separated by commas; repeat it for more.
+    conditions
+        Those columns alone, such as "α 0.05,IID".
     data
         Where the data are, such as npz:FOLDER.
     overrides
@@ -62,7 +65,8 @@ def reproduce(
     if name == "figures":
         if not seeds.isdecimal():
             raise ValueError(f"the figures take how many --seeds, such as 3; got {seeds!r}.")
-        of_tables = {"--dataset": dataset, "--scale": scale, "--methods": methods, "--jobs": jobs, "--dry-run": dry_run}
+        of_tables: dict[str, object] = {"--dataset": dataset, "--scale": scale, "--jobs": jobs, "--dry-run": dry_run}
+        of_tables |= {"--methods": methods, "--conditions": conditions}
         if given := [option for option, value in of_tables.items() if value]:
             raise ValueError(f"{given[0]} is for tables; `decollapse figures --help` says what the figures take.")
         explaining.figures(data=data, overrides=overrides, seeds=int(seeds), out=out or Path("runs/reproduce/figures"))
@@ -75,7 +79,16 @@ def reproduce(
     if name is None:
         list_presets()
         return
-    choice = chosen(name, dataset=dataset, scale=scale, seeds=seeds, data=data, rows=methods, overrides=overrides)
+    choice = chosen(
+        name,
+        dataset=dataset,
+        scale=scale,
+        seeds=seeds,
+        data=data,
+        rows=methods,
+        columns=conditions,
+        overrides=overrides,
+    )
     out = out or Path("runs/reproduce") / f"{name}-{choice.dataset}-{choice.scale}"
     try:
         finished = make_table(

@@ -32,6 +32,7 @@ class Choice:
         data: where the data are, as `data.name` of a recipe.
         seeds: a run for each.
         rows: those of the preset's rows to run; empty for all.
+        columns: those of its columns; empty for all.
         overrides: further settings of every run, `key=value`.
 
     Raises:
@@ -44,12 +45,18 @@ class Choice:
     data: str
     seeds: tuple[int, ...] = (0, 1, 2)
     rows: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
 
     @property
     def rows_chosen(self) -> tuple[str, ...]:
         """The rows to run."""
         return self.rows or self.preset.rows_at(self.scale)
+
+    @property
+    def columns_chosen(self) -> tuple[str, ...]:
+        """The columns to run."""
+        return self.columns or self.preset.columns_at(self.scale)
 
     def __post_init__(self) -> None:
         name, known = self.preset.name, dict.fromkeys(self.preset.datasets)
@@ -65,10 +72,14 @@ class Choice:
             raise RecipeError(
                 f"seed {twice[0]} is in the list twice: the same run would count as two; name every seed once."
             )
-        rows = dict.fromkeys(self.preset.rows_at(self.scale))
-        for row in self.rows:
-            if row not in rows:
-                raise RecipeError(f"{name} has no method {row!r}{nearest(row, rows)}")
+        methods, conditions = (
+            (self.preset.rows_at(self.scale), "method"),
+            (self.preset.columns_at(self.scale), "condition"),
+        )
+        for chosen, (there, what) in ((self.rows, methods), (self.columns, conditions)):
+            for label in chosen:
+                if label not in there:
+                    raise RecipeError(f"{name} has no {what} {label!r}{nearest(label, dict.fromkeys(there))}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +168,7 @@ def make_grid(choice: Choice, dataset: Dataset) -> Grid:
         RecipeError: an override cannot be understood, does not fit a cell, or sets what the table varies.
     """
     scale = choice.scale
-    labels = [(row, column) for column in choice.preset.columns_at(scale) for row in choice.rows_chosen]
+    labels = [(row, column) for column in choice.columns_chosen for row in choice.rows_chosen]
     given = [_experiment(choice, *label, scale, dataset) for label in labels]
     ours = [_experiment(choice, *label, scale, dataset, choice.overrides) for label in labels]
     if len(set(ours)) < len(set(given)):

@@ -60,6 +60,7 @@ def command_line(choice: Choice) -> str:
     words += ["--seeds", seeds_option(choice.seeds)]
     words += ["--data", choice.data] if choice.data != data_entries()[choice.dataset].data else []
     words += [word for row in choice.rows for word in ("--methods", row)]
+    words += [word for column in choice.columns for word in ("--conditions", column)]
     words += [word for setting in choice.overrides for word in ("--set", setting)]
     return shlex.join(words)
 

@@ -22,6 +22,7 @@ def chosen(
     seeds: str,
     data: str | None,
     rows: Sequence[str],
+    columns: Sequence[str],
     overrides: Sequence[str],
 ) -> Choice:
     """What a person asks for, as they wrote it.
@@ -41,9 +42,19 @@ def chosen(
         scale=next(each for each in SCALES if each == (scale or "small")),
         data=data or data_entries()[dataset].data,
         seeds=seed_list(seeds),
-        rows=tuple(row.strip() for given in rows for row in given.split(",")),
+        rows=labels(rows),
+        columns=labels(columns),
         overrides=tuple(overrides),
     )
+
+
+def labels(given: Sequence[str]) -> tuple[str, ...]:
+    """Labels, separated by commas or given one by one.
+
+    >>> labels(["α 0.05,IID", "α 0.5"])
+    ('α 0.05', 'IID', 'α 0.5')
+    """
+    return tuple(label.strip() for text in given for label in text.split(","))
 
 
 def seed_list(text: str) -> tuple[int, ...]:
