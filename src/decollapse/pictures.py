@@ -59,40 +59,50 @@ STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Look:
-    """How a line looks: its colour, its width in points, its dashes and its marker, in matplotlib's words."""
+    """How a line looks, in matplotlib's words: colour, width in points, dashes ("" for none), marker, filled or not."""
 
     color: str
     width: float = 1.6
     dash: str = "-"
     marker: str = ""
+    filled: bool = True
 
     @property
     def style(self) -> dict[str, Any]:
         """As arguments of `Axes.plot`."""
-        return {"color": self.color, "linewidth": self.width, "linestyle": self.dash, "marker": self.marker or None}
+        style = {"color": self.color, "linewidth": self.width, "linestyle": self.dash, "marker": self.marker or None}
+        return style if self.filled else style | {"markerfacecolor": "white"}
 
 
 class MatplotlibMissingError(ValueError):
     """Pictures were asked for, and matplotlib is not installed; the message says how to get it."""
 
 
-def require_matplotlib() -> None:
-    """Raise MatplotlibMissingError if there is no matplotlib."""
+def has_matplotlib() -> bool:
+    """Whether pictures can be drawn."""
     try:
         import matplotlib  # noqa: F401  # whether it is there
     except ImportError:
-        raise MatplotlibMissingError(
-            "PNG and SVG pictures need matplotlib: pip install 'decollapse[figures]'."
-        ) from None
+        return False
+    return True
 
 
-def save_picture(draw: Callable[[], Figure], stem: Path, *, title: str) -> list[Path]:
+def require_matplotlib() -> None:
+    """Raise MatplotlibMissingError if there is no matplotlib."""
+    if not has_matplotlib():
+        raise MatplotlibMissingError("PNG and SVG pictures need matplotlib: pip install 'decollapse[figures]'.")
+
+
+def save_picture(
+    draw: Callable[[], Figure], stem: Path, *, title: str, suffixes: Sequence[str] = ("svg", "png")
+) -> list[Path]:
     """Draw in the style of this module, and write `stem`.svg and `stem`.png.
 
     Args:
         draw: makes the figure.
         stem: the files without their suffix; their folder is made.
         title: of the picture, for screen readers.
+        suffixes: "svg", "png" or both.
 
     Raises:
         MatplotlibMissingError: there is no matplotlib.
@@ -101,12 +111,16 @@ def save_picture(draw: Callable[[], Figure], stem: Path, *, title: str) -> list[
     from matplotlib import rc_context
 
     stem.parent.mkdir(parents=True, exist_ok=True)
-    svg, png = (stem.with_name(f"{stem.name}.{suffix}") for suffix in ("svg", "png"))
+    metadata = {
+        "svg": {"Title": title, "Date": None, "Creator": None},
+        "png": {"Title": title, "Software": None},
+    }
+    paths = {suffix: stem.with_name(f"{stem.name}.{suffix}") for suffix in suffixes}
     with rc_context(STYLE):
         figure = draw()
-        figure.savefig(svg, dpi=DPI, metadata={"Title": title, "Date": None, "Creator": None})
-        figure.savefig(png, dpi=DPI, metadata={"Title": title, "Software": None})
-    return [svg, png]
+        for suffix, path in paths.items():
+            figure.savefig(path, dpi=DPI, metadata=metadata[suffix])
+    return list(paths.values())
 
 
 def axes_in_rows(count: int, *, columns: int = 2, height: float = PANEL_HEIGHT) -> tuple[Figure, list[Axes]]:

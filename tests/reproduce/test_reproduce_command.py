@@ -32,7 +32,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 
 
 def test_a_table_is_made_gone_on_with_and_kept(
-    capsys: pytest.CaptureFixture[str], command: list[str], tmp_path: Path
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: list[str], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     code, printed, progress = run(capsys, *command, "--dry-run")
@@ -48,8 +48,9 @@ def test_a_table_is_made_gone_on_with_and_kept(
     assert "estimated " in progress
     assert "\x1b" not in progress
     assert "FedAvg + FedDecorr" in printed
-    for name in ("table.md", "table.csv", "table.json", "runs.jsonl"):
+    for name in ("table.md", "table.csv", "table.json", "table.svg", "runs.jsonl"):
         assert str(out / name) in printed
+        assert (out / name).stat().st_size > 0
     table = json.loads((out / "table.json").read_text())
     assert [cell["ours"]["num"] for cell in table["cells"]] == [2] * 2
     (gain,) = table["cells"][1]["gains"]
@@ -61,6 +62,7 @@ def test_a_table_is_made_gone_on_with_and_kept(
     assert {line["seed"] for line in lines} == {0, 1}
     page = (out / "table.md").read_text()
     assert "$ decollapse reproduce decorrelation --dataset cifar10 --scale small --seeds 2" in page
+    assert "(table.svg)" in page
 
     kept = (out / "table.csv").read_text()
     (out / "table.csv").unlink()
@@ -68,6 +70,14 @@ def test_a_table_is_made_gone_on_with_and_kept(
     assert code == 0
     assert "round" not in progress.partition("done       4 of 4 runs")[2]
     assert (out / "table.csv").read_text() == kept
+
+    (out / "table.svg").unlink()
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "matplotlib", None)
+        code, _, progress = run(capsys, *command)
+    assert code == 0
+    assert "pip install 'decollapse[figures]'" in progress
+    assert "(table.svg)" not in (out / "table.md").read_text()
 
     other = tmp_path / "other"
     elsewhere = [str(other) if word == str(out) else word for word in command]

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from decollapse.pictures import has_matplotlib
 from decollapse.reproduce.estimate import Estimate, estimate
 from decollapse.reproduce.files import write_results
 from decollapse.reproduce.folder import check_folder, create_runs, locked, take_over
@@ -86,6 +87,8 @@ def _tables(plan: Plan, out: Path) -> None:
     for title, table in titled_tables(results):
         sys.stdout.write(f"{title}\n{as_text(table)}\n")
     sys.stdout.writelines(f"{path}\n" for path in files)
+    if not has_matplotlib():
+        tell(["For a picture of the table: pip install 'decollapse[figures]', and the same command again."])
 
 
 def train(plan: Plan, out: Path, done: Mapping[Run, int | None], *, at_once: int) -> dict[Run, str]:

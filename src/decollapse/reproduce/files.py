@@ -1,4 +1,4 @@
-"""What is kept of a grid beside its runs: table.md, table.csv, table.json and runs.jsonl, small enough to commit."""
+"""What is kept of a grid beside its runs: table.md, .csv, .json, .svg and runs.jsonl, small enough to commit."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from decollapse.checkpoint import write_atomically
+from decollapse.pictures import has_matplotlib
 from decollapse.reproduce.departures import departures
 from decollapse.reproduce.grid import Cell
 from decollapse.reproduce.page import as_page
+from decollapse.reproduce.picture import save_table
 from decollapse.reproduce.results import Results, machine, run_as_json
 from decollapse.reproduce.writing import long_table
 from decollapse.runs import RunFolder
@@ -18,9 +20,10 @@ from decollapse.tables import as_csv
 
 
 def write_results(out: Path, results: Results, *, command: str) -> list[Path]:
-    """Write all four files; `command` is the one that makes them."""
+    """Write all files, the picture if there is matplotlib; `command` is the one that makes them."""
+    drawn = [save_table(results, out / "table")] if has_matplotlib() else []
     texts = {
-        "table.md": as_page(results, command=command),
+        "table.md": as_page(results, command=command, pictures=[path.name for path in drawn]),
         "table.csv": as_csv(long_table(results)),
         "table.json": json.dumps(as_json(results, command=command), indent=1, ensure_ascii=False) + "\n",
         "runs.jsonl": "".join(
@@ -30,7 +33,7 @@ def write_results(out: Path, results: Results, *, command: str) -> list[Path]:
     }
     for name, text in texts.items():
         write_atomically(out / name, text.encode())
-    return [out / name for name in texts]
+    return [*(out / name for name in texts), *drawn]
 
 
 def as_json(results: Results, *, command: str) -> dict[str, Any]:

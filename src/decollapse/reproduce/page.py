@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from decollapse.reproduce.departures import departures
 from decollapse.reproduce.gains import best_table, gains_table
 from decollapse.reproduce.protocol import data_entries
@@ -22,14 +24,15 @@ def titled_tables(results: Results) -> list[tuple[str, Table]]:
     return [(title, table) for title, table in found if table.rows]
 
 
-def as_page(results: Results, *, command: str) -> str:
-    """Every table in Markdown, with what a reader has to know."""
+def as_page(results: Results, *, command: str, pictures: Sequence[str] = ()) -> str:
+    """Every table in Markdown, with what a reader has to know and the pictures beside the page."""
     choice = results.grid.choice
     parts = [
         f"# {choice.preset.title}: {data_entries()[choice.dataset].title}, {choice.scale} scale",
         choice.preset.about,
         f"```console\n$ {command}\n```",
         _made(results),
+        *(f"![{choice.preset.title}, mean and standard deviation over seeds]({picture})" for picture in pictures),
     ]
     parts += [f"## {title}\n\n{as_markdown(table).strip()}" for title, table in titled_tables(results)]
     if listed := departures(results.grid):
