@@ -34,6 +34,7 @@ def record_as_json(record: RoundRecord) -> dict[str, Any]:
         "diagnosis": record.diagnosis and without_nan(asdict(record.diagnosis)),
         "federated": _federated_as_json(record.federated),
         "seconds": record.seconds,
+        "traffic": record.traffic and asdict(record.traffic),
     }
 
 

@@ -28,6 +28,7 @@ from decollapse.diagnosis.federated import FederatedSpectrum
 from decollapse.diagnosis.local import lasting
 from decollapse.diagnosis.round import RoundDiagnosis
 from decollapse.engines import Engine
+from decollapse.engines.traffic import Traffic, traffic_of
 from decollapse.evaluation import Evaluation
 from decollapse.guard import GuardPolicy, Rejection, guarded
 from decollapse.server_state import ServerState
@@ -73,6 +74,7 @@ class RoundRecord:
         diagnosis: of the local models and their average; None where it was not asked for.
         federated: the spectrum of the cohort's own examples under the model after the round; None likewise.
         seconds: wall-clock time by part: `clients`, `evaluation`, `diagnosis`, `federated`, `total`.
+        traffic: bytes sent; None where clients are on this machine.
     """
 
     round: int
@@ -83,6 +85,7 @@ class RoundRecord:
     diagnosis: RoundDiagnosis | None
     federated: FederatedSpectrum | None
     seconds: dict[str, float]
+    traffic: Traffic | None = None
 
 
 def sample_cohort(num_clients: int, size: int, *, seed: int, round: int) -> list[int]:
@@ -201,7 +204,7 @@ def simulate(
     else:
         server = start
     while server.round < rounds:
-        began = time.perf_counter()
+        began, sent_before = time.perf_counter(), traffic_of(engine)
         round = server.round + 1
         cohort = sample_cohort(num_clients, num_clients if cohort_size is None else cohort_size, seed=seed, round=round)
         server, clients, rejected = run_round(
@@ -223,7 +226,9 @@ def simulate(
             "federated": ended - diagnosed,
             "total": ended - began,
         }
-        parts = evaluation, diagnosis, federated, seconds_by_part
+        sent = traffic_of(engine)
+        traffic = None if sent is None or sent_before is None else sent - sent_before
+        parts = evaluation, diagnosis, federated, seconds_by_part, traffic
         yield RoundRecord(round, tuple(cohort), clients, rejected, *parts), server
 
 

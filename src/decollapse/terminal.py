@@ -140,6 +140,9 @@ def round_line(record: RoundRecord, rounds: int) -> str:
         parts.append(f"{_counted(len(record.clients), 'client')}, {_counted(examples, 'example')}")
     if record.rejected:
         parts.append("rejected: " + ", ".join(f"client {r.client} ({r.reason})" for r in record.rejected))
+    if record.traffic:
+        to_clients, from_clients = record.traffic.to_clients / 1e6, record.traffic.from_clients / 1e6
+        parts.append(f"{to_clients:.1f} MB to clients, {from_clients:.1f} MB back")
     return "  ".join([*parts, f"{record.seconds['total']:.1f} s"])
 
 

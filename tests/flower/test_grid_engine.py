@@ -28,6 +28,7 @@ from decollapse.flower import DealtData, make_client_app
 from decollapse.flower.client import client_settings
 from decollapse.flower.engine import GridEngine, OnGrid
 from decollapse.flower.inbox import Patience
+from decollapse.flower.messages import WHO
 from decollapse.flower.roster import FederationError, Roster
 from decollapse.flower.server import run_federation
 from decollapse.flower.tensors import decode, encode
@@ -61,6 +62,8 @@ federated_every = 1
 """
 
 
+UNLIKE = ("seconds", "parts", "traffic")
+"""What a record of a federation has in other numbers than that of a simulation, or alone."""
 RECIPES = {"dealt": (DEALT, DealtData()), "own": (OWN, OWN_DATA)}
 
 
@@ -90,7 +93,7 @@ def in_one_place(out: Path, name: str = "own") -> RunFolder:
 def records(folder: RunFolder) -> list[dict[str, Any]]:
     def without_times(value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: without_times(entry) for key, entry in value.items() if key not in ("seconds", "parts")}
+            return {key: without_times(entry) for key, entry in value.items() if key not in UNLIKE}
         return [without_times(entry) for entry in value] if isinstance(value, list) else value
 
     lines = (folder.path / "records.jsonl").read_text().splitlines()
@@ -135,6 +138,47 @@ def test_the_server_never_asks_for_a_clients_examples(tmp_path: Path) -> None:
     folder = run_federation(grid, OWN, replace(OWN_DATA, client=refuse), settings)
     assert folder.rounds_done == 2
     assert RunFolder.open(folder.path).description["partition"]["class_counts"] is None
+
+
+BARE = "rounds=1 client.objective={} evaluation.local_every=0 evaluation.federated_every=0 model.features=8192"
+"""One round of nothing but a model, large beside the names of its tensors."""
+
+
+def traffic(folder: RunFolder) -> list[dict[str, int] | None]:
+    return [json.loads(line)["traffic"] for line in (folder.path / "records.jsonl").read_text().splitlines()]
+
+
+def test_a_round_records_the_bytes_of_its_messages(tmp_path: Path) -> None:
+    def num_bytes(message: Message) -> int:
+        arrays = [record for record in message.content.values() if isinstance(record, ArrayRecord)]
+        return sum(len(name.encode()) + len(array.data) for record in arrays for name, array in record.items())
+
+    grid = Loopback(make_client_app(DealtData()), [faithful] * 3)
+    folder = on_grid(tmp_path / "grid", name="dealt", grid=grid, set=f"cohort_size=3 {BARE}")
+    before, first = traffic(folder)
+    assert before is None
+    assert first is not None
+    answers = [reply for reply in grid.replies if WHO not in reply.content]
+    arrays = sum(map(num_bytes, answers))
+    texts = sum(len(reply.content["about"]["json"]) for reply in answers if "about" in reply.content)
+    assert first["from_clients"] == arrays + texts
+    state = folder.load()
+    assert state is not None
+    model = sum(leaf.nbytes for leaf in (state.model.params | state.model.buffers).values())
+    assert 3 * model < first["to_clients"] < 1.05 * 3 * model
+    assert 3 * model < first["from_clients"] < 1.05 * 3 * model
+    assert traffic(in_one_place(tmp_path / "serial", "dealt")) == [None] * 4
+
+
+def test_updates_in_float16_take_half_the_bytes(tmp_path: Path) -> None:
+    sizes = [
+        traffic(on_grid(tmp_path / setting, name="dealt", set=f"{BARE} {setting}"))[1]
+        for setting in ("float16_updates=false", "float16_updates=true")
+    ]
+    assert sizes[0] is not None
+    assert sizes[1] is not None
+    assert sizes[1]["to_clients"] == pytest.approx(sizes[0]["to_clients"], rel=0.01)
+    assert sizes[1]["from_clients"] < 0.6 * sizes[0]["from_clients"]
 
 
 def test_settings_that_do_not_fit_are_refused(tmp_path: Path) -> None:

@@ -116,6 +116,7 @@ class Inbox:
             self.failures[client] = f"node {node} cannot be reached"
             return
         self._sent[ids[0]] = Sent(client, node, life)
+        self.roster.meter.sent(message.content)
 
     def _note_absent(self, clients: set[int]) -> None:
         """No node came for these."""
@@ -133,6 +134,7 @@ class Inbox:
         for reply in replies:
             sent = self._sent.pop(reply.metadata.reply_to_message_id)
             if not reply.has_error():
+                self.roster.meter.came(reply.content)
                 answers.append(Answer(sent.client, sent.node, reply.content))
             elif sent.client in self.failures:  # which an answer takes away
                 lines = (reply.error.reason or "").strip().splitlines() or [f"error {reply.error.code}"]

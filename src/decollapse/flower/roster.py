@@ -16,6 +16,7 @@ from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 
 from decollapse.engines import ClientError
 from decollapse.flower.messages import WHO
+from decollapse.flower.meter import Meter
 
 if TYPE_CHECKING:
     from flwr.serverapp import Grid
@@ -35,10 +36,12 @@ class Roster:
     Attributes:
         grid: to the nodes.
         num_clients: of the federation; None until the nodes said so.
+        meter: counts what clients are asked and answer.
     """
 
     grid: Grid
     num_clients: int | None = None
+    meter: Meter = field(default_factory=Meter)
     _clients: dict[int, int] = field(default_factory=dict)
     _asked: dict[str, int] = field(default_factory=dict)
     _complaints: dict[int, str] = field(default_factory=dict)

@@ -20,6 +20,7 @@ from decollapse.flower.client import client_settings
 from decollapse.flower.data import DataOfApp
 from decollapse.flower.engine import OnGrid
 from decollapse.flower.inbox import Patience
+from decollapse.flower.meter import Metered
 from decollapse.flower.processes import GRACE
 from decollapse.flower.roster import Roster
 from decollapse.flower.secure_reach import check_sums, secure
@@ -65,7 +66,7 @@ def run_federation(grid: Grid, recipe: str, data: DataOfApp, run_config: Mapping
     if experiment.secure_aggregation:
         engine = secure(engine, experiment, rounds_done=run.rounds_done or 0)
     on_grid = replace(prepared, experiment=replace(experiment, engine=engine))
-    for record, _ in continue_run(run, prepared=on_grid):
+    for record, _ in continue_run(run, prepared=on_grid, watch=lambda engine: Metered(engine, roster.meter)):
         _say(round_line(record, experiment.rounds))
     _say(f"done: decollapse report {folder}")
     return run

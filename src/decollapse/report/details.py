@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -179,15 +180,24 @@ def _settings_of(group: Group) -> dict[str, str]:
 
 
 def times(groups: Sequence[Group]) -> str:
-    """When each run began and how long its rounds took."""
+    """When each run began, how long its rounds took and, of federations over a network, what a round sent."""
+    sent = any(run.series("traffic", "to_clients") for group in groups for run in group.runs)
     rows = []
     for group in groups:
         for run in group.runs:
             reached = f"{run.last_round} of {run.num_rounds}"
             parts = [sum(value for _, value in run.series("seconds", part)) for part in ("clients", "evaluation")]
             started = _moment(run.description.get("started"))
-            rows.append([run.name, group.label, started, reached, duration(run.seconds), *map(duration, parts)])
-    return table(["run", "setting", "started", "rounds", "total", "clients", "evaluation"], rows)
+            row = [run.name, group.label, started, reached, duration(run.seconds), *map(duration, parts)]
+            rows.append(row + [_megabytes(run, way) for way in ("to_clients", "from_clients") if sent])
+    ways = ["MB a round to clients", "MB a round back"] if sent else []
+    return table(["run", "setting", "started", "rounds", "total", "clients", "evaluation", *ways], rows)
+
+
+def _megabytes(run: RunView, way: str) -> str:
+    """What a round sent one way, mean over rounds."""
+    found = [value for _, value in run.series("traffic", way)]
+    return number(statistics.fmean(found) / 1e6, 2) if found else MISSING
 
 
 def duration(seconds: float) -> str:
