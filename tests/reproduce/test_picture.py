@@ -57,6 +57,14 @@ def test_many_methods_are_lines_from_top_to_bottom() -> None:
     assert bars.get_segments()[0][:, 0] == pytest.approx([25 - 50**0.5, 25 + 50**0.5])
 
 
+def test_dots_of_one_label_stand_beside_each_other() -> None:
+    found = results("table1")
+    (accuracy,) = figure_of(found, [found.column]).axes
+    places = [container[0].get_xdata() for container in accuracy.containers]
+    assert [float(place[0]) for place in places] == pytest.approx([-0.35, -0.25, -0.15, -0.05, 0.05, 0.15, 0.25, 0.35])
+    assert [float(place[2]) for place in places] == pytest.approx([float(place[0]) + 2 for place in places])
+
+
 def test_of_one_algorithm_every_method_has_a_colour_of_its_own() -> None:
     looks = method_looks(["FedAvg", "FedAvg + FedDecorr", "FedAvg + DeCov"])
     assert len({look.color for look in looks.values()}) == len({look.marker for look in looks.values()}) == 3

@@ -63,6 +63,10 @@ def test_a_table_is_made_gone_on_with_and_kept(
     page = (out / "table.md").read_text()
     assert "$ decollapse reproduce decorrelation --dataset cifar10 --scale small --seeds 2" in page
     assert "(table.svg)" in page
+    (call,) = table["calls"]
+    assert (call["num_runs"], call["at_once"]) == (4, 2)
+    assert 0 < call["took"] < 600
+    assert "4 runs, 2 at a time: estimated " in page
 
     kept = (out / "table.csv").read_text()
     (out / "table.csv").unlink()
@@ -70,6 +74,7 @@ def test_a_table_is_made_gone_on_with_and_kept(
     assert code == 0
     assert "round" not in progress.partition("done       4 of 4 runs")[2]
     assert (out / "table.csv").read_text() == kept
+    assert json.loads((out / "table.json").read_text())["calls"] == [call]
 
     (out / "table.svg").unlink()
     with monkeypatch.context() as without:

@@ -12,6 +12,8 @@
     side_by_side.py  processes that train several runs at once;  training.py  what they do
     folder.py        the folder of a table, which an interrupted one goes on in
     results.py       numbers of finished runs;  writing.py, gains.py  the tables of them;  page.py  one page of these
+    times.py         estimate and time taken of each call
+    picture.py       the table as a picture
     files.py         table.md, table.csv, table.json and runs.jsonl
     command.py       all of it in order
 

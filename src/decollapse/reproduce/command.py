@@ -23,6 +23,7 @@ from decollapse.reproduce.plan import Plan, make_plan
 from decollapse.reproduce.presets import load_preset, preset_names
 from decollapse.reproduce.results import Results
 from decollapse.reproduce.side_by_side import Ended, side_by_side
+from decollapse.reproduce.times import Call, read_calls, write_calls
 from decollapse.reproduce.training import TrainRun
 from decollapse.tables import as_text
 from decollapse.terminal import stderr
@@ -66,12 +67,14 @@ def reproduce(choice: Choice, out: Path, *, jobs: int, take_from: Sequence[Path]
 
 
 def _run(plan: Plan, out: Path, done: Mapping[Run, int | None], expected: Estimate) -> bool:
-    began = time.perf_counter()
+    calls, began = read_calls(out), time.perf_counter()
     try:
         failures = train(plan, out, done, at_once=expected.at_once)
+        took = time.perf_counter() - began
+        if expected.seconds and not failures:
+            write_calls(out, [*calls, Call(len(expected.seconds), expected.at_once, expected.wall, took)])
     finally:  # a table that is stopped shows what there is
         _tables(plan, out)
-    took = time.perf_counter() - began
     tell(f"failed: {run.title}: {failure}" for run, failure in failures.items())
     if expected.seconds:
         tell([f"estimated {duration(expected.wall)}, took {duration(took)}"])

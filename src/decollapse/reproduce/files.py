@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from decollapse.reproduce.grid import Cell
 from decollapse.reproduce.page import as_page
 from decollapse.reproduce.picture import save_table
 from decollapse.reproduce.results import Results, machine, run_as_json
+from decollapse.reproduce.times import Call, read_calls
 from decollapse.reproduce.writing import long_table
 from decollapse.runs import RunFolder
 from decollapse.tables import as_csv
@@ -21,11 +23,12 @@ from decollapse.tables import as_csv
 
 def write_results(out: Path, results: Results, *, command: str) -> list[Path]:
     """Write all files, the picture if there is matplotlib; `command` is the one that makes them."""
+    calls = read_calls(out)
     drawn = [save_table(results, out / "table")] if has_matplotlib() else []
     texts = {
-        "table.md": as_page(results, command=command, pictures=[path.name for path in drawn]),
+        "table.md": as_page(results, command=command, calls=calls, pictures=[path.name for path in drawn]),
         "table.csv": as_csv(long_table(results)),
-        "table.json": json.dumps(as_json(results, command=command), indent=1, ensure_ascii=False) + "\n",
+        "table.json": json.dumps(as_json(results, command=command, calls=calls), indent=1, ensure_ascii=False) + "\n",
         "runs.jsonl": "".join(
             json.dumps(run_as_json(run, view, RunFolder.open(out / run.path)), ensure_ascii=False) + "\n"
             for run, view in results.views.items()
@@ -36,7 +39,7 @@ def write_results(out: Path, results: Results, *, command: str) -> list[Path]:
     return [*(out / name for name in texts), *drawn]
 
 
-def as_json(results: Results, *, command: str) -> dict[str, Any]:
+def as_json(results: Results, *, command: str, calls: Sequence[Call] = ()) -> dict[str, Any]:
     """The table for programs: every cell with its statistic, what was published, and the gain within a seed."""
     choice = results.grid.choice
     return {
@@ -48,6 +51,7 @@ def as_json(results: Results, *, command: str) -> dict[str, Any]:
         "seeds": list(choice.seeds),
         "command": command,
         "machine": machine(list(results.views.values())),
+        "calls": [asdict(call) for call in calls],
         "measure": choice.preset.measure,
         "departures": departures(results.grid),
         "cells": [_cell(results, cell) for cell in results.grid.cells],

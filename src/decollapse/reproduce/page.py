@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 from decollapse.reproduce.departures import departures
 from decollapse.reproduce.gains import best_table, gains_table
+from decollapse.reproduce.outline import duration
 from decollapse.reproduce.protocol import data_entries
 from decollapse.reproduce.results import Results, machine
+from decollapse.reproduce.times import Call
 from decollapse.reproduce.writing import RANK, own_table, published_table
 from decollapse.tables import Table, as_markdown
 
@@ -24,20 +26,25 @@ def titled_tables(results: Results) -> list[tuple[str, Table]]:
     return [(title, table) for title, table in found if table.rows]
 
 
-def as_page(results: Results, *, command: str, pictures: Sequence[str] = ()) -> str:
-    """Every table in Markdown, with what a reader has to know and the pictures beside the page."""
+def as_page(results: Results, *, command: str, calls: Sequence[Call] = (), pictures: Sequence[str] = ()) -> str:
+    """Every table in Markdown, with what a reader has to know, how long it took and the pictures beside the page."""
     choice = results.grid.choice
     parts = [
         f"# {choice.preset.title}: {data_entries()[choice.dataset].title}, {choice.scale} scale",
         choice.preset.about,
         f"```console\n$ {command}\n```",
-        _made(results),
+        "\n".join([_made(results), *map(_took, calls)]),
         *(f"![{choice.preset.title}, mean and standard deviation over seeds]({picture})" for picture in pictures),
     ]
     parts += [f"## {title}\n\n{as_markdown(table).strip()}" for title, table in titled_tables(results)]
     if listed := departures(results.grid):
         parts.append("## Departures from the paper\n\n" + "\n".join(f"- {departure}" for departure in listed))
     return "\n\n".join(parts) + "\n"
+
+
+def _took(call: Call) -> str:
+    runs = f"{call.num_runs} runs, {call.at_once} at a time"
+    return f"{runs}: estimated {duration(call.estimated)}, took {duration(call.took)}."
 
 
 def _made(results: Results) -> str:

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
 FEW_METHODS = 8
-SPREAD = 0.6
-"""Of the distance between two conditions, what their methods stand on."""
+SPREAD = 0.8
+"""Of the distance between two labels of an axis, what the dots of one stand on."""
+BAND = "#f5f6f9"
 LABEL_WIDTH = 10
 """Characters of a condition in a line."""
 
@@ -73,9 +74,8 @@ def _by_condition(results: Results, columns: Sequence[Column]) -> Figure:
     for number, column in enumerate(columns):
         axis = figure.add_subplot(1, len(columns), number + 1)
         for at, row in enumerate(rows):
-            shift = SPREAD * ((at + 0.5) / len(rows) - 0.5)
             points = _points(results, column, [(row, condition) for condition in conditions])
-            _dots(axis, {place + shift: found for place, found in points.items()}, looks[row])
+            _dots(axis, _beside(points, at, len(rows)), looks[row])
         axis.set_xticks(range(len(conditions)), [fill(condition, LABEL_WIDTH) for condition in conditions])
         axis.set(ylabel=column.title, xlim=(-0.5, len(conditions) - 0.5))
         axis.grid(axis="x", visible=False)
@@ -92,14 +92,17 @@ def _by_method(results: Results, columns: Sequence[Column]) -> Figure:
     looks = {
         condition: Look(shades[at], 1.0, "", MARKERS[at % len(MARKERS)]) for at, condition in enumerate(conditions)
     }
-    figure = Figure(figsize=(FULL_WIDTH, 0.9 + 0.2 * len(rows)))
+    figure = Figure(figsize=(FULL_WIDTH, 0.9 + (0.13 + 0.07 * len(conditions)) * len(rows)))
     for number, column in enumerate(columns):
         axis = figure.add_subplot(1, len(columns), number + 1)
-        for condition in conditions:
+        for at, condition in enumerate(conditions):
             points = _points(results, column, [(row, condition) for row in rows])
-            _dots(axis, points, looks[condition], upright=False)
+            _dots(axis, _beside(points, at, len(conditions)), looks[condition], upright=False)
+        for at in range(0, len(rows), 2):
+            axis.axhspan(at - 0.5, at + 0.5, color=BAND, zorder=0)
         axis.set_yticks(range(len(rows)), rows if number == 0 else [""] * len(rows))
         axis.set(xlabel=column.title, ylim=(len(rows) - 0.5, -0.5))
+        axis.grid(axis="y", visible=False)
     if len(conditions) > 1:
         legend(figure, list(looks.items()))
     return figure
@@ -110,6 +113,11 @@ def _points(results: Results, column: Column, labels: Sequence[tuple[str, str]])
     cells = {(cell.row, cell.column): cell for cell in results.grid.cells}
     found = {at: results.statistic(cells[label], column) for at, label in enumerate(labels)}
     return {at: statistic for at, statistic in found.items() if statistic}
+
+
+def _beside(points: dict[float, Statistic], at: int, count: int) -> dict[float, Statistic]:
+    """Moved from their label to the place of the `at`-th of `count` that share it."""
+    return {place + SPREAD * ((at + 0.5) / count - 0.5): found for place, found in points.items()}
 
 
 def _dots(axis: Axes, points: dict[float, Statistic], look: Look, *, upright: bool = True) -> None:
