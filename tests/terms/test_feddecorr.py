@@ -318,7 +318,9 @@ def test_one_scale_and_any_shift_do_not_matter(shape: tuple[int, int], seed: int
     shifts = torch.linspace(-shift, shift, shape[1], dtype=torch.float64)
 
     for matrix in MATRICES:
-        loss = partial(decorrelation_loss, matrix=matrix, eps=1e-14)
+        loss = partial(
+            decorrelation_loss, matrix=matrix, eps=1e-20
+        )  # nothing beside three values that chance brought close
         assert loss(factor * features + shifts).item() == pytest.approx(loss(features).item(), rel=1e-7)
 
 
