@@ -27,7 +27,7 @@ from decollapse.flower.scaffold import new_app
 from decollapse.runs import RunFolder
 
 pytestmark = pytest.mark.slow
-TRAINING = "rounds=2 client.objective.moon=true client.batch_size=50"
+TRAINING = "rounds=3 client.objective.moon=true client.batch_size=50"
 MEASURED = f"{TRAINING} evaluation.local_every=1 evaluation.federated_every=2"
 UNMEASURED = f"{TRAINING} evaluation.local_every=0 evaluation.federated_every=0"
 """Each message starts PyTorch in three processes: where nothing but the weights is compared, there are fewer."""
@@ -51,6 +51,54 @@ folder = RunFolder.create(Path(sys.argv[1]), experiment)
 for _ in continue_run(folder, prepared=data.at_server(experiment), watch=masked):
     pass
 """
+
+FAULTY_APP = """
+import json, os
+from pathlib import Path
+
+import torch
+from flwr.app import Array, ArrayRecord, Context, Message
+from flwr.clientapp import ClientApp
+
+from decollapse.flower import OwnData, make_client_app, make_server_app
+from decollapse.flower.tensors import decode, encode
+
+from .data import CLASSES, PREPROCESS, client_data, test_data
+
+data = OwnData(client_data, test_data, CLASSES, PREPROCESS)
+server_app = make_server_app(Path(__file__).with_name("recipe.toml"), data)
+honest = make_client_app(data)
+client_app = ClientApp()
+
+def nan(content):
+    content["delta"] = encode({name: leaf * torch.nan for name, leaf in decode(content["delta"]).items()})
+
+def longer(content):
+    content["delta"] = encode({name: torch.cat([leaf, leaf]) for name, leaf in decode(content["delta"]).items()})
+
+def garbage(content):
+    content["delta"] = ArrayRecord({"w": Array("float32", (3,), "numpy.ndarray", os.urandom(64))})
+
+def nothing(content):
+    os._exit(1)
+
+FAULTS = {(1, 1): nan, (1, 2): longer, (2, 1): garbage, (2, 2): nothing}
+
+@client_app.query()
+def who(message: Message, context: Context) -> Message:
+    return honest(message, context)
+
+@client_app.train()
+def train(message: Message, context: Context) -> Message:
+    round = json.loads(message.content["about"]["json"])["round"]
+    if round == 3:
+        raise RuntimeError("out of order")
+    reply = honest(message, context)
+    if fault := FAULTS.get((round, context.node_config["partition-id"])):
+        fault(reply.content)
+    return reply
+"""
+"""The template's app with nodes that answer rubbish, or not at all; in round 3 none answers."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +131,7 @@ class Place:
         ours, theirs = RunFolder.open(self.app.parent / out).load(), self.serial.load()
         assert ours is not None
         assert theirs is not None
-        assert ours.round == theirs.round == 2
+        assert ours.round == theirs.round == 3
         trees = [(ours.model.params, theirs.model.params), (ours.model.buffers, theirs.model.buffers)]
         trees += [(kept["moon"], theirs.clients[client]["moon"]) for client, kept in ours.clients.items()]
         for mine, yours in trees:
@@ -150,7 +198,7 @@ def training_in_round_2(place: Place, out: str, node: int) -> int:
 
 def test_the_tls_federation_ends_with_the_weights_and_spectra_of_one_process(place: Place) -> None:
     said = place.run("whole", set=MEASURED)
-    assert "round 2/2" in said
+    assert "round 3/3" in said
     assert "done: decollapse report" in said
     place.assert_serial_bits("whole")
     place.assert_serial_spectra("whole")
@@ -171,6 +219,23 @@ def test_under_secure_aggregation_it_ends_with_the_weights_of_one_process_and_no
     kept = sorted((place.federation.folder / "home" / "decollapse").rglob("*.safetensors"))
     assert [file.name for file in kept] == [f"client-{client}.safetensors" for client in range(3)]
     assert all(stat.S_IMODE(file.stat().st_mode) == 0o600 for file in kept)
+
+
+def test_nodes_that_answer_rubbish_are_left_out_and_where_all_fail_the_rounds_before_are_kept(place: Place) -> None:
+    faulty = replace(place, app=new_app(place.app.parent / "faulty"))
+    (faulty.app / "faulty" / "app.py").write_text(FAULTY_APP)
+    said = faulty.run("faults", **{"min-results": 1, "retries": 0})
+    assert "round 3 has 0 of 3 results, and needs 1: client 0: node " in said
+    folder = RunFolder.open(place.app.parent / "faults")
+    assert folder.rounds_done == 2
+    lines = [json.loads(line) for line in (folder.path / "records.jsonl").read_text().splitlines()]
+    reasons = [{entry["client"]: entry["reason"] for entry in line["rejected"]} for line in lines]
+    assert [reason.keys() for reason in reasons] == [set(), {1, 2}, {1, 2}]
+    for round, client, reason in [(1, 1, "NaN or infinite"), (1, 2, "shape"), (2, 1, "no result"), (2, 2, "node ")]:
+        assert reason in reasons[round][client]
+    state = folder.load()
+    assert state is not None
+    assert all(leaf.isfinite().all() for leaf in state.model.params.values())
 
 
 def test_a_client_process_killed_in_a_round_is_asked_again(place: Place) -> None:
