@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import re
 import shlex
+import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
@@ -43,6 +44,28 @@ def rows(page: Path, header: str) -> list[list[str]]:
     """The cells, without backticks around them, of the table whose header begins like this."""
     table = page.read_text().partition(f"\n| {header}")[2].partition("\n\n")[0]
     return [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+
+
+def test_the_page_of_results_has_the_numbers_of_its_tables() -> None:
+    page = (ROOT / "docs" / "results" / "README.md").read_text()
+    folders = re.findall(r"^### \[.*\]\((.*)/table\.md\)", page, re.MULTILINE)
+    assert len(folders) > 5
+    command = [sys.executable, str(ROOT / "scripts" / "summary_of_tables.py"), *folders]
+    printed = subprocess.run(command, cwd=ROOT / "docs" / "results", capture_output=True, text=True, check=True).stdout
+    assert printed.strip() in page
+
+
+def test_the_readme_has_the_numbers_of_the_results() -> None:
+    """A line of the README is a line of a table there: FedAvg, with FedDecorr, and what was gained."""
+    page = (ROOT / "docs" / "results" / "README.md").read_text()
+    there = {
+        tuple(line[1:5]) for line in (re.split(r"\s*\|\s*", row)[1:] for row in page.splitlines()) if len(line) > 5
+    }
+    for _, plain, feddecorr, gain in rows(ROOT / "README.md", "experiment"):
+        found = re.fullmatch(r"(?:\*\*)?([+\u2212][\d.]+)(?:\*\*)? \((.*)\)", gain)
+        if found:  # those of other pages have no interval
+            assert (plain, feddecorr, found[1], found[2]) in there
+            assert ("**" in gain) == (found[2][0] == found[2].partition(" to ")[2][0])
 
 
 NUMBER = re.compile(r"\d+(?:\.\d+)?")

@@ -15,6 +15,8 @@ from decollapse.flower.roster import POLL, Roster
 
 CHECK = 2.0
 """Seconds between two looks at which nodes are there."""
+SOON = 0.01
+"""Seconds between the first looks at what came; `POLL` between later ones."""
 DAY = 24 * 3600.0
 
 
@@ -75,6 +77,7 @@ class Inbox:
     failures: dict[int, str] = field(default_factory=dict)
     _nodes: dict[int, int] = field(default_factory=dict)
     _sent: dict[str, Sent] = field(default_factory=dict)
+    _asked: float = field(default_factory=time.monotonic)
     _checked: float = field(default_factory=time.monotonic)
 
     def gather(
@@ -116,6 +119,7 @@ class Inbox:
             self.failures[client] = f"node {node} cannot be reached"
             return
         self._sent[ids[0]] = Sent(client, node, life)
+        self._asked = time.monotonic()
         self.roster.meter.sent(message.content)
 
     def _note_absent(self, clients: set[int]) -> None:
@@ -128,7 +132,7 @@ class Inbox:
         """What came; where nothing did, wait a little."""
         replies = list(self.roster.grid.pull_messages(list(self._sent)))
         if not replies:
-            time.sleep(POLL)
+            time.sleep(min(POLL, max(SOON, 0.03 * (time.monotonic() - self._asked))))  # short rounds stay short
             self._forget_the_dead()
         answers = []
         for reply in replies:
