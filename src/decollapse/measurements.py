@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from decollapse.algorithm import Algorithm
-from decollapse.core import ClientCall, ModelState, derive_seed
+from decollapse.core import ClientCall, ModelState, Output, derive_seed
 from decollapse.data import Dataset
 from decollapse.diagnosis.federated import FederatedSpectrum, federated_spectrum
-from decollapse.diagnosis.local import MeasureLocalModel, Probe
+from decollapse.diagnosis.local import BUFFERS, FEATURES, SKETCH, SKETCH_SIZE, MeasureLocalModel, Probe
 from decollapse.diagnosis.measure_features import MeasureFeatures
 from decollapse.diagnosis.round import RoundDiagnosis, diagnose_round
 from decollapse.engines import ClientError, Engine
@@ -22,6 +22,7 @@ from decollapse.evaluation import Evaluation, mean_evaluation
 from decollapse.held_out import evaluate_in_parts
 from decollapse.server_state import ServerState, own_models
 from decollapse.simulation import ClientSummary
+from decollapse.tree import Tree
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class Measurements:
         if averaged is None:
             return None
         weights = {client.client: client.num_examples for client in clients}
-        return diagnose_round(averaged, state, measured, weights, self.probe)
+        return diagnose_round(averaged, state, _of_this_model(measured, averaged, state), weights, self.probe)
 
     def pool(self, server: ServerState, cohort: Sequence[int], *, seed: int) -> FederatedSpectrum | None:
         """The spectrum of the cohort's own examples; with a warning where a client's features are not finite."""
@@ -143,3 +144,19 @@ def probe_of(dataset: Dataset, size: int) -> Probe:
     generator = torch.Generator().manual_seed(derive_seed("probe"))
     chosen = torch.randperm(len(dataset.test_y), generator=generator)[:size]
     return Probe(dataset.test_x[chosen], dataset.test_y[chosen], dataset.num_classes, dataset.preprocess)
+
+
+def _of_this_model(measured: Mapping[int, Tree], averaged: Output, model: ModelState) -> dict[int, Tree]:
+    """The measurements that can be compared with the averaged model's; with a warning for each that cannot."""
+    size = min(sum(leaf.numel() for leaf in model.params.values()), SKETCH_SIZE)
+    expected = {FEATURES: averaged.features.shape, SKETCH: torch.Size([size])}
+    expected |= {BUFFERS + name: leaf.shape for name, leaf in model.buffers.items()}
+    fitting = {}
+    for client, found in measured.items():
+        wrong = [name for name, leaf in found.items() if leaf.shape != expected.get(name, leaf.shape)]
+        if wrong:
+            shapes = f"shape {tuple(found[wrong[0]].shape)}, expected {tuple(expected[wrong[0]])}"
+            warnings.warn(f"client {client} is left out of the diagnosis: {wrong[0]!r} has {shapes}.", stacklevel=3)
+        else:
+            fitting[client] = found
+    return fitting

@@ -25,7 +25,7 @@ from decollapse.algorithm import Algorithm
 from decollapse.buffers import Recalibrate
 from decollapse.core import MEASURED, Broadcast, ClientCall, ClientResult, ClientState, ModelState, derive_seed
 from decollapse.diagnosis.federated import FederatedSpectrum
-from decollapse.diagnosis.local import lasting
+from decollapse.diagnosis.local import lasting, malformed
 from decollapse.diagnosis.round import RoundDiagnosis
 from decollapse.engines import Engine
 from decollapse.engines.traffic import Traffic, traffic_of
@@ -138,6 +138,8 @@ def run_round(
 
     def usable() -> Iterator[ClientResult]:
         for result, state in engine.run(call, broadcast, cohort, server.clients):
+            if wrong := malformed(result.extras):
+                result = ClientResult.failed(result.client, wrong)  # what it sent is not looked at again
             kept, rejection = guarded(result, broadcast, guard, state=state)
             if result.failure is None:
                 summaries.append(_summary(result))
@@ -217,7 +219,11 @@ def simulate(
         diagnosis = diagnose(server, [client for client in clients if client.client not in left_out])
         diagnosed = time.perf_counter()
         federated = pool(server, cohort)
-        clients = tuple(replace(client, measurements=lasting(client.measurements)) for client in clients)
+        unfit = set() if diagnosis is None else {client.client for client in clients} - left_out - {*diagnosis.clients}
+        clients = tuple(
+            replace(client, measurements={} if client.client in unfit else lasting(client.measurements))
+            for client in clients
+        )
         ended = time.perf_counter()
         seconds_by_part = {
             "clients": trained - began,

@@ -332,9 +332,37 @@ def empty(content: RecordDict) -> None:
         del content[name]
 
 
+def flat_features(content: RecordDict) -> None:
+    extras = decode(content["extras"])
+    content["extras"] = encode(extras | {"measured/features": extras["measured/features"].flatten()})
+
+
+def no_spectrum(content: RecordDict) -> None:
+    extras = decode(content["extras"])
+    content["extras"] = encode({name: leaf for name, leaf in extras.items() if name != "measured/covariance"})
+
+
 def somebody_else(content: RecordDict) -> None:
     about = json.loads(content["about"]["json"])
     content["about"] = ConfigRecord({"json": json.dumps(about | {"client": 0})})
+
+
+def test_measurements_of_another_model_are_left_out_of_the_diagnosis_with_a_warning(tmp_path: Path) -> None:
+    def narrow(content: RecordDict) -> None:
+        extras = decode(content["extras"])
+        for name in ("features", "covariance", "correlation"):
+            extras[f"measured/{name}"] = extras[f"measured/{name}"][..., :3].contiguous()
+        content["extras"] = encode(extras)
+
+    with pytest.warns(UserWarning, match=r"client 2 is left out of the diagnosis: 'measured/features' has shape"):
+        folder = on_grid(
+            *(tmp_path, [faithful, faithful, spoiled(narrow)]),
+            name="dealt",
+            set="cohort_size=3 rounds=1 evaluation.local_every=1 evaluation.federated_every=0",
+        )
+    (_, record) = records(folder)
+    assert record["rejected"] == []
+    assert record["diagnosis"]["clients"] == [0, 1]
 
 
 @pytest.mark.parametrize(
@@ -346,12 +374,17 @@ def somebody_else(content: RecordDict) -> None:
         (garbage, "no array"),
         (empty, "no record 'about'"),
         (somebody_else, "client 0"),
+        (flat_features, "'measured/features' has shape"),
+        (no_spectrum, "the measurements lack 'measured/covariance'"),
     ],
 )
 def test_an_answer_that_is_none_is_a_named_rejection(change: Any, reason: str, tmp_path: Path) -> None:
     fates = [faithful, faithful, spoiled(change)]
     folder = on_grid(
-        tmp_path, fates, name="dealt", set="cohort_size=3 evaluation.federated_every=0", **{"min-results": 2}
+        *(tmp_path, fates),
+        name="dealt",
+        set="cohort_size=3 evaluation.local_every=1 evaluation.federated_every=0",
+        **{"min-results": 2},
     )
     for record in records(folder)[1:]:
         (rejection,) = record["rejected"]

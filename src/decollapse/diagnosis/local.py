@@ -84,6 +84,29 @@ class MeasureLocalModel:
         return replace(result, extras=result.extras | measured | buffers), state
 
 
+def malformed(measurements: Mapping[str, Tensor]) -> str | None:
+    """How a client's measurements are not what `MeasureLocalModel` sends, in words; None where they are, or are none.
+
+    >>> malformed({FEATURES: torch.zeros(5)})
+    "'measured/features' has shape (5,), expected two dimensions"
+    """
+    features = measurements.get(FEATURES)
+    if features is None:
+        return None
+    if features.ndim != 2:
+        return f"{FEATURES!r} has shape {tuple(features.shape)}, expected two dimensions"
+    width = (features.shape[1],)
+    expected = {"accuracy": (), "num_examples": (), "num_dead": (), "covariance": width, "correlation": width}
+    for name, shape in ((MEASURED + name, shape) for name, shape in expected.items()):
+        if name not in measurements:
+            return f"the measurements lack {name!r}"
+        if measurements[name].shape != shape:
+            return f"{name!r} has shape {tuple(measurements[name].shape)}, expected {shape}"
+    if SKETCH not in measurements or measurements[SKETCH].ndim != 1:
+        return f"the measurements have no {SKETCH!r} of one dimension"
+    return None
+
+
 def measured_spectrum(measurements: Mapping[str, Tensor]) -> Spectrum | None:
     """The spectrum in a client's measurements, if there is one."""
     if MEASURED + "covariance" not in measurements:
