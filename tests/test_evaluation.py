@@ -7,8 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from decollapse.core import Output
-from decollapse.evaluation import evaluate, outputs
+from decollapse.data import Groups
+from decollapse.evaluation import evaluate, mean_evaluation, outputs
 from decollapse.spectrum import FeatureStatistics
+
+EYE = torch.eye(2)
 
 
 class Scores(nn.Module):
@@ -52,6 +55,19 @@ def test_accuracy_and_loss_by_hand():
     assert result.per_class_accuracy == (1.0, 0.0)
     assert result.class_counts == (2, 1)
     assert result.finite
+
+
+def test_accuracy_of_groups_by_hand():
+    x, y = torch.eye(3), torch.tensor([0, 1, 1])
+    result = evaluate(Scores(), x, y, num_classes=3, preprocess=identity)
+    groups = Groups(("photo", "sketch", "cartoon"), torch.tensor([0, 1, 1]))
+    assert result.of_groups(groups) == {"photo": 1.0, "sketch": 0.5, "cartoon": None}
+
+
+def test_models_of_their_own_are_right_on_average():
+    results = [evaluate(Scores(), x, torch.tensor([0, 1]), num_classes=2, preprocess=identity) for x in (EYE, -EYE)]
+    groups = Groups(("a", "b"), torch.tensor([0, 1]))
+    assert mean_evaluation(results).of_groups(groups) == {"a": 0.5, "b": 0.5}
 
 
 def test_a_class_without_examples_has_no_accuracy():

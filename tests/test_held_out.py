@@ -12,7 +12,7 @@ from decollapse.data import IID, Dataset, FederatedData, Normalize, load_dataset
 from decollapse.engines import EngineSettings, Federation
 from decollapse.engines.process import Process
 from decollapse.engines.serial import Serial
-from decollapse.evaluation import Evaluation, evaluate
+from decollapse.evaluation import Evaluation, evaluate, outputs
 from decollapse.held_out import WithTestSet, evaluate_in_parts
 from decollapse.models import MLP
 
@@ -75,10 +75,20 @@ def test_the_parts_together_are_evaluated_as_the_whole() -> None:
     torch.testing.assert_close(found.spectrum.covariance, whole.spectrum.covariance, rtol=1e-5, atol=1e-7)
 
 
+def test_the_parts_say_of_each_example_whether_it_is_right_in_the_order_of_the_test_set() -> None:
+    dataset = repeated(7)
+    model = BUILD()
+    weights().load_into(model)
+    expected = outputs(model, dataset.test_x, preprocess=dataset.preprocess).logits.argmax(1) == dataset.test_y
+    assert 0 < expected.sum() < len(expected)
+    assert torch.equal(in_parts(Serial(), dataset).correct, expected)
+
+
 def test_processes_evaluate_to_the_same_bits() -> None:
     dataset = repeated(7)
     serial, processes = in_parts(Serial(), dataset), in_parts(Process(workers=2), dataset)
     assert serial == processes
+    assert torch.equal(serial.correct, processes.correct)
     assert serial.spectrum is not None
     assert processes.spectrum is not None
     assert torch.equal(serial.spectrum.covariance, processes.spectrum.covariance)

@@ -15,7 +15,7 @@ from torch import Tensor
 from decollapse.algorithms import clients_only
 from decollapse.client import ClientUpdate
 from decollapse.config import RecipeError, load_recipe
-from decollapse.data import DataSource, Dirichlet
+from decollapse.data import DataSource, Dirichlet, Groups
 from decollapse.diagnosis.measure_features import MeasureFeatures
 from decollapse.diagnosis.neural_collapse import neural_collapse
 from decollapse.diagnosis.sketch import Sketch
@@ -155,6 +155,18 @@ def test_the_record_and_the_arrays_of_a_round_tell_it() -> None:
     assert line["neural_collapse"]["num_classes"] == 10
     arrays = np.load(io.BytesIO(spectra_as_npz(record) or b""))
     np.testing.assert_array_equal(arrays["federated_covariance"], record.federated.spectrum.covariance.numpy())
+
+
+@pytest.mark.parametrize("experiment", [TINY, TINY.with_algorithm(clients_only(ClientUpdate(epochs=1)))])
+def test_every_evaluation_has_the_accuracy_at_each_value_of_a_column(experiment: Experiment) -> None:
+    digits = experiment.data.load()
+    halves = Groups(("early", "late"), (torch.arange(len(digits.test_y)) >= 100).long())
+    *_, (record, _) = prepare(experiment, replace(digits, test_groups={"time": halves})).run()
+    assert record.evaluation is not None
+    found = json.loads(json.dumps(record_as_json(record)))["evaluation"]["by_column"]["time"]
+    late = (len(halves.codes) - 100) / len(halves.codes)
+    assert found["early"] != found["late"]
+    assert (1 - late) * found["early"] + late * found["late"] == pytest.approx(record.evaluation.accuracy)
 
 
 @pytest.mark.parametrize("engine", [Serial(), Process(workers=2)])

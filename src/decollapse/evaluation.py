@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from decollapse.core import Output
+from decollapse.data import Groups
 from decollapse.feature_statistics import FeatureStatistics
 from decollapse.spectrum import Spectrum
 
 if TYPE_CHECKING:
-    from jaxtyping import Int, Shaped
+    from jaxtyping import Bool, Int, Shaped
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Evaluation:
         per_class_accuracy: accuracy on the examples of each class; None for a class without examples.
         class_counts: examples of each class.
         statistics: of the features, for `spectrum.summarize`; None if a feature is NaN or infinite.
+        correct: of each example in order, whether it is classified right; of several models, the fraction of them.
+        by_column: for a column of the data and each of its values, the accuracy there, see `of_groups`.
     """
 
     num_examples: int
@@ -40,6 +43,8 @@ class Evaluation:
     per_class_accuracy: tuple[float | None, ...]
     class_counts: tuple[int, ...]
     statistics: FeatureStatistics | None = field(compare=False, repr=False)
+    correct: Shaped[Tensor, "n"] = field(compare=False, repr=False)
+    by_column: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
 
     @cached_property
     def spectrum(self) -> Spectrum | None:
@@ -50,6 +55,18 @@ class Evaluation:
     def finite(self) -> bool:
         """Whether the loss and every feature are finite numbers."""
         return math.isfinite(self.loss) and self.statistics is not None
+
+    def of_groups(self, groups: Groups) -> dict[str, float | None]:
+        """The accuracy on the examples of each group; None for a group without examples.
+
+        >>> correct = torch.tensor([True, False, True])
+        >>> evaluation = Evaluation(3, 2 / 3, 0.0, (2 / 3,), (3,), statistics=None, correct=correct)
+        >>> evaluation.of_groups(Groups(("photo", "sketch"), torch.tensor([0, 0, 1])))
+        {'photo': 0.5, 'sketch': 1.0}
+        """
+        counts = torch.bincount(groups.codes, minlength=len(groups.values)).tolist()
+        right = torch.bincount(groups.codes, self.correct.double(), minlength=len(groups.values)).tolist()
+        return {value: r / n if n else None for value, r, n in zip(groups.values, right, counts, strict=True)}
 
 
 def evaluate(
@@ -108,12 +125,14 @@ class Tally:
         right: examples of each class that are classified right.
         counts: examples of each class.
         statistics: of the features; None if one is NaN or infinite.
+        correct: of each example in order, whether it is classified right.
     """
 
     loss: float
     right: Int[Tensor, "classes"]
     counts: Int[Tensor, "classes"]
     statistics: FeatureStatistics | None
+    correct: Bool[Tensor, "n"]
 
     @classmethod
     def of(
@@ -130,7 +149,7 @@ class Tally:
         """Arguments and errors are those of `evaluate`."""
         _check_examples(x, y, num_classes)
         y = y.long().cpu()
-        loss, right = 0.0, torch.zeros(num_classes, dtype=torch.int64)
+        loss, correct = 0.0, torch.zeros(len(y), dtype=torch.bool)
         statistics, finite = None, True
         with _evaluating(model):
             for rows, output in _outputs(model, x, preprocess, batch_size):
@@ -140,18 +159,24 @@ class Tally:
                         f"expected logits of shape ({len(labels)}, {num_classes}), got {tuple(logits.shape)}."
                     )
                 loss += float(nn.functional.cross_entropy(logits, labels, reduction="sum"))
-                hits = (logits.argmax(dim=1) == labels) & logits.isfinite().all(dim=1)
-                right += torch.bincount(labels[hits], minlength=num_classes)
+                correct[rows] = (logits.argmax(dim=1) == labels) & logits.isfinite().all(dim=1)
                 finite = finite and bool(output.features.isfinite().all())
                 if finite:
                     classes = num_classes if per_class else 1
                     statistics = statistics or FeatureStatistics.empty(output.features.shape[1], num_classes=classes)
                     statistics.update(output.features, labels if classes > 1 else None)
-        return cls(loss, right, torch.bincount(y, minlength=num_classes), statistics if finite else None)
+        right, counts = (torch.bincount(labels, minlength=num_classes) for labels in (y[correct], y))
+        return cls(loss, right, counts, statistics if finite else None, correct)
 
     def __add__(self, other: Tally) -> Tally:
         statistics = self.statistics + other.statistics if self.statistics and other.statistics else None
-        return Tally(self.loss + other.loss, self.right + other.right, self.counts + other.counts, statistics)
+        return Tally(
+            self.loss + other.loss,
+            self.right + other.right,
+            self.counts + other.counts,
+            statistics,
+            torch.cat([self.correct, other.correct]),
+        )
 
     def evaluation(self) -> Evaluation:
         """The means."""
@@ -163,15 +188,18 @@ class Tally:
             per_class_accuracy=tuple(r / n if n else None for r, n in zip(right, counts, strict=True)),
             class_counts=tuple(counts),
             statistics=self.statistics,
+            correct=self.correct,
         )
 
 
 def mean_evaluation(evaluations: Sequence[Evaluation]) -> Evaluation:
     """What several models do on the same examples, on average; without a spectrum, which is one model's.
 
-    >>> one = Evaluation(2, 1.0, 0.0, per_class_accuracy=(1.0, None), class_counts=(2, 0), statistics=None)
-    >>> mean_evaluation([one, replace(one, accuracy=0.5, loss=1.0, per_class_accuracy=(0.5, None))])
-    Evaluation(num_examples=2, accuracy=0.75, loss=0.5, per_class_accuracy=(0.75, None), class_counts=(2, 0))
+    >>> one = Evaluation(2, 1.0, 0.0, per_class_accuracy=(1.0, None), class_counts=(2, 0), statistics=None,
+    ...                  correct=torch.tensor([True, True]))
+    >>> mean = mean_evaluation([one, replace(one, accuracy=0.5, loss=1.0, correct=torch.tensor([True, False]))])
+    >>> mean.accuracy, mean.loss, mean.correct
+    (0.75, 0.5, tensor([1.0000, 0.5000], dtype=torch.float64))
     """
     per_class = zip(*(evaluation.per_class_accuracy for evaluation in evaluations), strict=True)
     return replace(
@@ -182,6 +210,7 @@ def mean_evaluation(evaluations: Sequence[Evaluation]) -> Evaluation:
             None if values[0] is None else fmean(value for value in values if value is not None) for values in per_class
         ),
         statistics=None,
+        correct=torch.stack([evaluation.correct.double() for evaluation in evaluations]).mean(dim=0),
     )
 
 

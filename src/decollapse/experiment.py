@@ -211,6 +211,7 @@ class Prepared:
             engine,
             parts,
             self.probe,
+            self.dataset.test_groups,
             model,
             rounds=experiment.rounds,
             algorithm=experiment.algorithm,

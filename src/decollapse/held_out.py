@@ -115,7 +115,12 @@ def evaluate_in_parts(
 
 
 def _as_tree(tally: Tally) -> Tree:
-    sums = {"loss": torch.tensor(tally.loss, dtype=torch.float64), "right": tally.right, "counts": tally.counts}
+    sums = {
+        "loss": torch.tensor(tally.loss, dtype=torch.float64),
+        "right": tally.right,
+        "counts": tally.counts,
+        "correct": tally.correct,
+    }
     if tally.statistics is None:
         return sums
     of_features = tally.statistics
@@ -124,4 +129,4 @@ def _as_tree(tally: Tally) -> Tree:
 
 def _from_tree(sums: Tree) -> Tally:
     statistics = FeatureStatistics(sums["n"], sums["means"], sums["within"]) if "n" in sums else None
-    return Tally(float(sums["loss"]), sums["right"], sums["counts"], statistics)
+    return Tally(float(sums["loss"]), sums["right"], sums["counts"], statistics, sums["correct"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -12,7 +12,7 @@ from torch import nn
 
 from decollapse.algorithm import Algorithm
 from decollapse.core import ClientCall, ModelState, Output, derive_seed
-from decollapse.data import Dataset
+from decollapse.data import Dataset, Groups
 from decollapse.diagnosis.federated import FederatedSpectrum, federated_spectrum
 from decollapse.diagnosis.local import BUFFERS, FEATURES, SKETCH, SKETCH_SIZE, MeasureLocalModel, Probe
 from decollapse.diagnosis.measure_features import MeasureFeatures
@@ -77,6 +77,7 @@ class Measurements:
         engine: where the clients are, and the parts of the test set.
         parts: the numbers of these, see `WithTestSet`.
         probe: the test examples that local models are shown.
+        groups: columns of the test set, for each value of which accuracy is measured.
         model: a scratch model, for the averaged one's diagnosis.
         rounds: the last round.
         algorithm: of the run.
@@ -87,6 +88,7 @@ class Measurements:
     engine: Engine
     parts: Sequence[int]
     probe: Probe
+    groups: Mapping[str, Groups]
     model: nn.Module
     rounds: int
     algorithm: Algorithm
@@ -98,8 +100,10 @@ class Measurements:
             return None
         alone = own_models(server, self.algorithm)
         if alone:
-            return mean_evaluation([self._on_test_set(state, server.round) for state in alone])
-        return self._on_test_set(server.evaluated(self.algorithm), server.round)
+            found = mean_evaluation([self._on_test_set(state, server.round) for state in alone])
+        else:
+            found = self._on_test_set(server.evaluated(self.algorithm), server.round)
+        return replace(found, by_column={name: found.of_groups(groups) for name, groups in self.groups.items()})
 
     def around(self, round: int) -> Callable[[ClientCall], ClientCall] | None:
         """What to wrap around the client call, so that local models are measured where they are trained."""

@@ -29,6 +29,7 @@ def record_as_json(record: RoundRecord) -> dict[str, Any]:
             "accuracy": evaluation.accuracy,
             "loss": _finite(evaluation.loss),
             "per_class_accuracy": evaluation.per_class_accuracy,
+            "by_column": evaluation.by_column,
         },
         "spectrum": _summary(evaluation.spectrum) if evaluation else None,
         "diagnosis": record.diagnosis and without_nan(asdict(record.diagnosis)),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from decollapse.data import CIFAR10_NORMALIZE, Dataset, DataSource, Normalize, load_dataset
+from decollapse.data import CIFAR10_NORMALIZE, Dataset, DataSource, Groups, Normalize, load_dataset
 from decollapse.data.datasets import DEBIAN_FASHION_MNIST
 
 ROOT = Path(__file__).parents[2]
@@ -165,6 +165,22 @@ def test_columns_follow_their_examples_into_a_subset(tmp_path: Path) -> None:
     assert torch.equal(data.train_columns["parity"], (data.train_x[:, 0] / 2 % 2).long())
 
 
+def test_columns_of_the_test_split_are_groups_and_follow_a_subset(tmp_path: Path) -> None:
+    y = np.arange(40) % 4
+    save(tmp_path, x=np.arange(80.0).reshape(40, 2), y=y, parity=np.array(["even", "odd"] * 20))
+    data = load_dataset(f"npz:{tmp_path}", test_size=11)
+    parity = data.test_groups["parity"]
+    assert parity.values == ("even", "odd")
+    assert torch.equal(parity.codes, (data.test_x[:, 0] / 2 % 2).long())
+
+
+@pytest.mark.parametrize(("count", "kept"), [(1, False), (2, True), (20, True), (21, False)])
+def test_a_column_of_one_value_or_of_many_makes_no_groups(tmp_path: Path, count: int, kept: bool) -> None:
+    save(tmp_path, x=np.zeros((42, 2)), y=np.arange(42) % 2, age=np.arange(42) % count)
+    data = load_dataset(f"npz:{tmp_path}")
+    assert ("age" in data.train_columns, "age" in data.test_groups) == (True, kept)
+
+
 def test_a_test_label_outside_the_training_classes_is_refused(tmp_path: Path) -> None:
     save(tmp_path, x=np.zeros((3, 2)), y=np.array([0, 1, 1]), test_y=np.array([0, 1, 2]))
     with pytest.raises(ValueError, match=r"the test split has label 2, outside its 2 classes \(0 to 1\)"):
@@ -183,6 +199,7 @@ def test_a_test_label_outside_the_training_classes_is_refused(tmp_path: Path) ->
         ({"test_x": torch.zeros(4, 3)}, r"training examples are torch.float32 of shape \(2,\), test examples"),
         ({"test_x": torch.zeros(0, 2), "test_y": torch.zeros(0, dtype=torch.int64)}, "at least one example"),
         ({"train_columns": {"writer": torch.arange(3)}}, "column 'writer' has 3 entries for 4 examples"),
+        ({"test_groups": {"site": Groups(("a", "b"), torch.tensor([0, 1]))}}, "column 'site' has 2 entries for 4"),
     ],
 )
 def test_a_data_set_that_does_not_fit_together_is_refused(changes: dict[str, object], message: str) -> None:

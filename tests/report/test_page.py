@@ -100,6 +100,18 @@ def test_federated_spectra_are_listed_with_their_cost_and_what_a_sketch_misses(w
     assert 'id="federated"' not in write_report([write_run("b")], tmp_path / "r.html").read_text(encoding="utf-8")
 
 
+def test_accuracy_by_a_column_of_the_data_is_shown_at_each_of_its_values(write_run, tmp_path: Path) -> None:
+    def change(record):
+        by_column = {"site": {"Oslo & co": 0.125 * record["round"], "Turin": None}}
+        return {**record, "evaluation": {**record["evaluation"], "by_column": by_column}}
+
+    runs = [write_run(f"{seed}", seed=seed, change=change) for seed in (0, 1)]
+    html = write_report(runs, tmp_path / "r.html").read_text(encoding="utf-8")
+    assert '<th scope="col">Oslo &amp; co</th><th scope="col">Turin</th>' in html
+    assert "<td>75.0 ± 0.0</td><td>\N{EN DASH}</td>" in html
+    assert 'id="parts"' not in write_report([write_run("b")], tmp_path / "r.html").read_text(encoding="utf-8")
+
+
 def test_an_unfinished_run_and_a_run_without_records_are_noted(write_run, tmp_path: Path) -> None:
     folders = [write_run("cut", seed=0, finished=2), write_run("new", seed=1, finished=None)]
     html = write_report(folders, tmp_path / "r.html").read_text(encoding="utf-8").replace("\N{NO-BREAK SPACE}", " ")

@@ -75,6 +75,7 @@ def test_hospitals_become_clients(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert (len(dataset.train_y), len(dataset.test_y)) == (24, 8)
     assert dataset.test_y.bincount().tolist() == [4, 4]  # num of 0, and of 3
     assert dataset.train_columns["site"].bincount().tolist() == [12, 12]
+    assert dataset.test_groups["site"].values == ("ours", "theirs")
 
 
 def test_a_missing_value_is_the_mean_and_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from decollapse.reproduce.gains import best_table, gains_table
 from decollapse.reproduce.grid import Choice, Grid, make_grid
 from decollapse.reproduce.presets import read_preset
 from decollapse.reproduce.results import Results
-from decollapse.reproduce.writing import long_table, own_table, published_table
+from decollapse.reproduce.writing import by_column_tables, long_table, own_table, published_table
 from decollapse.tables import Table, as_csv
 
 MINUS = "\N{MINUS SIGN}"
@@ -64,7 +64,10 @@ def view(accuracy: float) -> RunView:
         {"round": 0, "evaluation": {"accuracy": 0.1}, "seconds": {"total": 100.0}},
         {
             "round": 1,
-            "evaluation": {"accuracy": accuracy / 100},
+            "evaluation": {
+                "accuracy": accuracy / 100,
+                "by_column": {"site": {"here": accuracy / 100, "there": accuracy / 200}},
+            },
             "spectrum": {"covariance": {"effective_rank": accuracy / 10}},
             "seconds": {"total": 2.0},
         },
@@ -85,6 +88,14 @@ def test_the_table_is_mean_and_standard_deviation_of_the_last_round(results: Res
 
 def test_a_cell_with_unfinished_runs_says_so(results: Results) -> None:
     assert texts(own_table(results, results.column))[3] == ["FedAvg + DeCov 1", "49.0 (1 of 2 seeds)", MISSING]
+
+
+def test_accuracy_at_each_value_of_a_column_has_a_table(results: Results) -> None:
+    (table,) = by_column_tables(results).values()
+    assert [heading.title for heading in table.headings] == ["method", "condition", "here", "there"]
+    assert texts(table)[0] == ["FedAvg", "IID", "51.0 ± 1.4", "25.5 ± 0.7"]
+    assert texts(table)[3] == ["FedAvg + DeCov 1", "IID", "49.0 (1 of 2 seeds)", "24.5 (1 of 2 seeds)"]
+    assert texts(table)[5] == ["FedAvg", "10 clients", MISSING, MISSING]
 
 
 def test_the_difference_to_a_published_number_is_of_the_mean(results: Results) -> None:
@@ -123,6 +134,7 @@ def test_csv_has_unrounded_numbers_and_a_line_for_every_cell(results: Results) -
     assert len(lines) == 10
     assert float(lines[0]["accuracy_mean"]) == pytest.approx(51.0)
     assert float(lines[0]["seconds_per_round_mean"]) == 2.0
+    assert float(lines[0]["accuracy_site_there_mean"]) == pytest.approx(25.5)
     assert lines[0]["published"] == "53.5"
     assert lines[5]["accuracy_mean"] == ""
     json.dumps(lines)

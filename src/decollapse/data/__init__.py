@@ -2,7 +2,7 @@
 
 from decollapse.data.augment import Augmentation, Crop, Flip
 from decollapse.data.autoaugment import AutoAugment
-from decollapse.data.datasets import Dataset, DataSource, load_dataset
+from decollapse.data.datasets import Dataset, DataSource, Groups, load_dataset
 from decollapse.data.federated import FederatedData
 from decollapse.data.partition import IID, ByColumn, Dirichlet, Partition, PlainDirichlet, Shards, effective_classes
 from decollapse.data.preprocess import CIFAR10_NORMALIZE, Normalize
@@ -19,6 +19,7 @@ __all__ = [
     "Dirichlet",
     "FederatedData",
     "Flip",
+    "Groups",
     "Normalize",
     "Partition",
     "PlainDirichlet",

@@ -25,6 +25,31 @@ FASHION_CLASSES = (
     *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
 )
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+MOST_GROUPS = 20
+"""A column with more values, such as an age or a writer, makes no groups whose accuracies anyone would read."""
+
+
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """What a column says of every example, as groups.
+
+    Attributes:
+        values: what the groups are called, sorted.
+        codes: of each example, the number of its group.
+
+    >>> Groups.of(np.array(["photo", "sketch", "photo"]))
+    Groups(values=('photo', 'sketch'), codes=tensor([0, 1, 0]))
+    """
+
+    values: tuple[str, ...]
+    codes: Int[Tensor, "n"]
+
+    @classmethod
+    def of(cls, column: NDArray[Any]) -> Groups:
+        """Number the distinct values; integers are numbered too, so that codes have no gaps."""
+        comparable = column.astype(str) if column.dtype == object else column  # text with gaps holds None
+        values, codes = np.unique(comparable, return_inverse=True)
+        return cls(tuple(map(str, values)), torch.from_numpy(codes.astype(np.int64)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +66,7 @@ class Dataset:
         classes: the names of the classes, in the order of the labels.
         preprocess: turns a batch of images or features into the model's floating-point input.
         train_columns: what else is known of every training example, as int64 codes: its writer, hospital or domain.
+        test_groups: the same of the test split, for columns of 2 to 20 values: accuracy is recorded for each.
 
     Raises:
         ValueError: lengths or shapes that do not match, no test example, a label outside the classes, features that are
@@ -60,6 +86,7 @@ class Dataset:
     classes: tuple[str, ...]
     preprocess: Callable[[Tensor], Tensor]
     train_columns: Mapping[str, Int[Tensor, "n"]] = field(default_factory=dict, repr=False)
+    test_groups: Mapping[str, Groups] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         for split, x, y in (("train", self.train_x, self.train_y), ("test", self.test_x, self.test_y)):
@@ -70,11 +97,12 @@ class Dataset:
                 f"{self.name}: training examples are {self.train_x.dtype} of shape {self.input_shape}, "
                 f"test examples {self.test_x.dtype} of shape {tuple(self.test_x.shape[1:])}; they must be alike."
             )
-        for column, codes in self.train_columns.items():
-            if len(codes) != len(self.train_y):
-                raise ValueError(
-                    f"{self.name}: column {column!r} has {len(codes)} entries for {len(self.train_y)} examples."
-                )
+        for column, codes, y in (
+            *((column, codes, self.train_y) for column, codes in self.train_columns.items()),
+            *((column, groups.codes, self.test_y) for column, groups in self.test_groups.items()),
+        ):
+            if len(codes) != len(y):
+                raise ValueError(f"{self.name}: column {column!r} has {len(codes)} entries for {len(y)} examples.")
 
     @property
     def num_classes(self) -> int:
@@ -165,6 +193,7 @@ class DataSource:
         classes = splits.classes or tuple(str(label) for label in range(int(train.y.max()) + 1))
         kept = _subset(train.y, self.train_size, self.subset_seed, f"{self.name}: the train split")
         kept_test = _subset(test.y, self.test_size, self.subset_seed, f"{self.name}: the test split")
+        groups = {column: Groups.of(values) for column, values in test.columns.items()}
         return Dataset(
             name=self.name,
             train_x=train.x[kept],
@@ -173,7 +202,12 @@ class DataSource:
             test_y=test.y[kept_test],
             classes=classes,
             preprocess=self.preprocess or splits.normalize or Normalize.fit(train.x),
-            train_columns={column: _codes(values)[kept] for column, values in train.columns.items()},
+            train_columns={column: Groups.of(values).codes[kept] for column, values in train.columns.items()},
+            test_groups={
+                column: Groups(there.values, there.codes[kept_test])
+                for column, there in groups.items()
+                if 2 <= len(there.values) <= MOST_GROUPS
+            },
         )
 
 
@@ -186,12 +220,6 @@ def load_dataset(
     torch.Size([100, 1, 28, 28])
     """
     return DataSource(name, train_size=train_size, test_size=test_size, subset_seed=subset_seed).load()
-
-
-def _codes(values: NDArray[Any]) -> Int[Tensor, "n"]:
-    """Number the distinct values of a column in sorted order; integers are numbered too, so that codes have no gaps."""
-    comparable = values.astype(str) if values.dtype == object else values  # text with gaps holds None
-    return torch.from_numpy(np.unique(comparable, return_inverse=True)[1].astype(np.int64))
 
 
 def _subset(y: Int[Tensor, "n"], size: int | None, seed: int, where: str) -> slice | Int[Tensor, "k"]:

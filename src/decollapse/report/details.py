@@ -12,7 +12,15 @@ from decollapse.report.charts import Stroke, stroke
 from decollapse.report.comparison import METRICS, paired_table
 from decollapse.report.labels import flatten
 from decollapse.report.markup import folded, inline, swatch, table
-from decollapse.report.summary import COLUMNS, HEADINGS, MISSING, Group, SummaryRow
+from decollapse.report.summary import (
+    COLUMNS,
+    HEADINGS,
+    MISSING,
+    Group,
+    SummaryRow,
+    columns_by_value,
+    statistic_of,
+)
 from decollapse.report.view import Record, RunView, is_finite, lookup
 
 MAX_CLIENTS = 200
@@ -80,6 +88,24 @@ def rejected(groups: Sequence[Group]) -> str:
         for entry in record.get("rejected") or ()
     ]
     return table(["run", "round", "client", "reason"], rows) if rows else ""
+
+
+def by_column(groups: Sequence[Group]) -> str:
+    """For each column of the data that tells test examples apart, accuracy at each value, a line a setting."""
+    found = columns_by_value(run for group in groups for run in group.runs)
+    marks = [swatch(stroke(index)) for index in range(len(groups))]
+    return "".join(
+        table(
+            ["setting", *(column.title for column in columns)],
+            [
+                [group.label, *(column.show(statistic_of(column, group.compared, group.round)) for column in columns)]
+                for group in groups
+            ],
+            caption=f"Test accuracy (%) by {name}, mean ± sample standard deviation over seeds.",
+            marks=marks,
+        )
+        for name, columns in found.items()
+    )
 
 
 def federated(groups: Sequence[Group]) -> str:

@@ -109,6 +109,7 @@ def _body(
             section("Across the clients' data", details.federated(groups), identity="federated"),
             section("Curves and spectra", key, grid(curves), identity="curves") if curves else "",
             section("Local models", grid(local, owned=True), identity="local") if local else "",
+            section("Parts of the test set", details.by_column(groups), identity="parts"),
             section("Labels and classes", *(figure(chart, classes="wide") for chart in maps), identity="labels"),
             section("Rejected updates", details.rejected(groups), identity="rejected"),
             section("Clients", details.clients(groups), identity="clients"),

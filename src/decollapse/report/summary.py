@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,6 +92,27 @@ COLUMNS = (
     Column("seconds_per_round", "seconds a round", ("seconds", "total"), decimals=2, higher_is_better=False),
 )
 """The columns of the comparison, in order. All but the last are of one round; the last is a mean over rounds."""
+
+
+def columns_by_value(runs: Iterable[RunView]) -> dict[str, list[Column]]:
+    """For each column of the data that accuracy was recorded by, such as the domain: a column for each value in it."""
+    found: dict[str, dict[str, None]] = {}
+    for run in runs:
+        for record in run.records:
+            for name, accuracies in (lookup(record, "evaluation", "by_column") or {}).items():
+                found.setdefault(name, {}).update(dict.fromkeys(accuracies))
+    return {
+        name: [
+            Column(f"accuracy_{name}_{value}", value, ("evaluation", "by_column", name, value), scale=100)
+            for value in values
+        ]
+        for name, values in found.items()
+    }
+
+
+def all_columns(runs: Iterable[RunView]) -> list[Column]:
+    """`COLUMNS`, and those of `columns_by_value`."""
+    return [*COLUMNS, *(column for columns in columns_by_value(runs).values() for column in columns)]
 
 
 @dataclass(frozen=True)
@@ -196,11 +217,12 @@ def _row(group: Group) -> SummaryRow:
         num_found=len(group.runs),
         round=group.round,
         num_rounds=group.runs[0].num_rounds,
-        values={column.key: _statistic(column, runs, group.round) for column in COLUMNS},
+        values={column.key: statistic_of(column, runs, group.round) for column in COLUMNS},
     )
 
 
-def _statistic(column: Column, runs: Sequence[RunView], round_: int | None) -> Statistic | None:
+def statistic_of(column: Column, runs: Sequence[RunView], round_: int | None) -> Statistic | None:
+    """A column's number over the runs that recorded it at a round."""
     return Statistic.of([value for run in runs if (value := column.of(run, round_)) is not None])
 
 

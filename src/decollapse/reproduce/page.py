@@ -10,7 +10,7 @@ from decollapse.reproduce.outline import duration
 from decollapse.reproduce.protocol import data_entries
 from decollapse.reproduce.results import Results, machine
 from decollapse.reproduce.times import Call
-from decollapse.reproduce.writing import RANK, own_table, published_table
+from decollapse.reproduce.writing import RANK, by_column_tables, own_table, published_table
 from decollapse.tables import Table, as_markdown
 
 
@@ -19,6 +19,7 @@ def titled_tables(results: Results) -> list[tuple[str, Table]]:
     preset = results.grid.choice.preset
     found = [(f"{preset.title}: {preset.column.title}", own_table(results, preset.column))]
     if preset.measure == "accuracy":
+        found += [(f"Accuracy (%) by {name}", table) for name, table in by_column_tables(results).items()]
         found.append((f"{RANK.title.capitalize()} of the global model's features", own_table(results, RANK)))
     found.append(("Beside the published numbers", published_table(results)))
     found.append(("Gained within a seed", gains_table(results)))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from decollapse.report.paired import Paired
-from decollapse.report.summary import COLUMNS, Column, Statistic
+from decollapse.report.summary import Column, Statistic, all_columns
 from decollapse.report.view import RunView, read_run
 from decollapse.reproduce.grid import Cell, Grid, Run
 from decollapse.reproduce.presets import Published
@@ -79,7 +79,7 @@ class Results:
 
 def run_as_json(run: Run, view: RunView, folder: RunFolder) -> dict[str, Any]:
     """A finished run in one line: which, its numbers after the last round, how long it took, what it was."""
-    values = {column.key: column.of(view, view.num_rounds) for column in COLUMNS}
+    values = {column.key: column.of(view, view.num_rounds) for column in all_columns([view])}
     return {
         "row": run.cell.row,
         "column": run.cell.column,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from decollapse.report.summary import COLUMNS, MISSING, Column
+from decollapse.report.summary import COLUMNS, MISSING, Column, all_columns, columns_by_value
 from decollapse.reproduce.grid import Cell
 from decollapse.reproduce.results import Results
 from decollapse.tables import Cell as Entry
@@ -24,6 +24,20 @@ def own_table(results: Results, column: Column) -> Table:
         for row in grid.rows
     ]
     return Table(headings, rows, notes=[_seeds(results)])
+
+
+def by_column_tables(results: Results) -> dict[str, Table]:
+    """For each column of the data, accuracy at each of its values: a line for each cell."""
+    return {
+        name: Table(
+            [METHOD, CONDITION, *(Heading(column.key, column.title) for column in columns)],
+            [
+                [*(Entry(cell.row), Entry(cell.column)), *(statistic_entry(results, cell, each) for each in columns)]
+                for cell in results.grid.cells
+            ],
+        )
+        for name, columns in columns_by_value(results.views.values()).items()
+    }
 
 
 def published_table(results: Results) -> Table:
@@ -52,11 +66,12 @@ def published_table(results: Results) -> Table:
 
 def long_table(results: Results) -> Table:
     """Everything, a line for each cell: what CSV holds."""
-    of_columns = [Heading(column.key, column.title) for column in COLUMNS]
+    columns = all_columns(results.views.values())
+    of_columns = [Heading(column.key, column.title) for column in columns]
     rows = [
         [
             *(Entry(cell.row), Entry(cell.column)),
-            *(statistic_entry(results, cell, column) for column in COLUMNS),
+            *(statistic_entry(results, cell, column) for column in columns),
             _published(results, cell),
         ]
         for cell in results.grid.cells
