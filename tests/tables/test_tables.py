@@ -5,6 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import re
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +17,7 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 
 from decollapse.tables import WRITERS, Cell, Heading, Table, as_csv, as_latex, as_markdown, as_text
+from decollapse.tables.latex import COMMANDS
 from decollapse.tables.text import print_table
 
 METHOD = Heading("method", "method", align="left")
@@ -127,6 +132,25 @@ def test_latex_leaves_no_letter_with_a_meaning(text: str) -> None:
     row = as_latex(plain(f"x{text}")).splitlines()[4].removesuffix(r" \\")
     escaped = re.sub(r"\\(?:[{}$&#%_]|[A-Za-z]+\{\})|\$[^$]*\$", "", row)
     assert not set(escaped) & set(r"\{}$&#%_~^")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs LaTeX: apt-get install texlive-latex-recommended")
+def test_latex_sets_every_letter_that_it_is_given(tmp_path: Path) -> None:
+    letters = [*COMMANDS, *map(chr, range(0x21, 0x7F)), *"éüßø[]"]
+    table = Table([METHOD, ACCURACY], [[Cell(f"[{each}"), Cell(each, strong=True)] for each in letters], notes=["a\n%"])
+    pages = [replace(table, rows=table.rows[start : start + 40]) for start in range(0, len(letters), 40)]
+    bodies = "\\newpage\n".join(map(as_latex, pages))
+    head = "\\documentclass{article}\n\\usepackage{booktabs}\n\\begin{document}\n"
+    (tmp_path / "t.tex").write_text(f"{head}{bodies}\\end{{document}}\n")
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    assert not re.search("missing character|undefined", done.stdout, re.IGNORECASE)
 
 
 def test_square_brackets_are_no_markup_in_text() -> None:
