@@ -30,12 +30,13 @@ def titled_tables(results: Results) -> list[tuple[str, Table]]:
 def as_page(results: Results, *, command: str, calls: Sequence[Call] = (), pictures: Sequence[str] = ()) -> str:
     """Every table in Markdown, with what a reader has to know, how long it took and the pictures beside the page."""
     choice = results.grid.choice
+    spread = ", mean and standard deviation over seeds" if len(choice.seeds) > 1 else f", seed {choice.seeds[0]}"
     parts = [
         f"# {choice.preset.title}: {data_entries()[choice.dataset].title}, {choice.scale} scale",
         choice.preset.about,
         f"```console\n$ {command}\n```",
         "\n".join([_made(results), *map(_took, calls)]),
-        *(f"![{choice.preset.title}, mean and standard deviation over seeds]({picture})" for picture in pictures),
+        *(f"![{choice.preset.title}{spread}]({picture})" for picture in pictures),
     ]
     parts += [f"## {title}\n\n{as_markdown(table).strip()}" for title, table in titled_tables(results)]
     if listed := departures(results.grid):
