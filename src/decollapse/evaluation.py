@@ -64,9 +64,8 @@ class Evaluation:
         >>> evaluation.of_groups(Groups(("photo", "sketch"), torch.tensor([0, 0, 1])))
         {'photo': 0.5, 'sketch': 1.0}
         """
-        counts = torch.bincount(groups.codes, minlength=len(groups.values)).tolist()
         right = torch.bincount(groups.codes, self.correct.double(), minlength=len(groups.values)).tolist()
-        return {value: r / n if n else None for value, r, n in zip(groups.values, right, counts, strict=True)}
+        return {value: r / n if n else None for r, (value, n) in zip(right, groups.counts.items(), strict=True)}
 
 
 def evaluate(

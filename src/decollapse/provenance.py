@@ -22,6 +22,7 @@ def provenance(prepared: Prepared) -> dict[str, Any]:
             "class_counts": None if counts is None else counts.tolist(),
             "classes": list(prepared.dataset.classes),
         },
+        "test_groups": {column: groups.counts for column, groups in prepared.dataset.test_groups.items()},
         "model": {"parameters": sum(leaf.numel() for leaf in params.values())},
         "versions": {
             "decollapse": decollapse.__version__,

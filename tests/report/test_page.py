@@ -106,8 +106,11 @@ def test_accuracy_by_a_column_of_the_data_is_shown_at_each_of_its_values(write_r
         return {**record, "evaluation": {**record["evaluation"], "by_column": by_column}}
 
     runs = [write_run(f"{seed}", seed=seed, change=change) for seed in (0, 1)]
+    for path in (run / "run.json" for run in runs):
+        description = json.loads(path.read_text()) | {"test_groups": {"site": {"Oslo & co": 30, "Turin": 0}}}
+        path.write_text(json.dumps(description))
     html = write_report(runs, tmp_path / "r.html").read_text(encoding="utf-8")
-    assert '<th scope="col">Oslo &amp; co</th><th scope="col">Turin</th>' in html
+    assert '<th scope="col">Oslo &amp; co (30)</th><th scope="col">Turin (0)</th>' in html
     assert "<td>75.0 ± 0.0</td><td>\N{EN DASH}</td>" in html
     assert 'id="parts"' not in write_report([write_run("b")], tmp_path / "r.html").read_text(encoding="utf-8")
 

@@ -72,7 +72,8 @@ def view(accuracy: float) -> RunView:
             "seconds": {"total": 2.0},
         },
     )
-    return RunView(Path(), {"recipe": {"rounds": 1}}, records, None, None)
+    description = {"recipe": {"rounds": 1}, "test_groups": {"site": {"here": 20, "there": 10}}}
+    return RunView(Path(), description, records, None, None)
 
 
 def texts(table: Table) -> list[list[str]]:
@@ -92,7 +93,7 @@ def test_a_cell_with_unfinished_runs_says_so(results: Results) -> None:
 
 def test_accuracy_at_each_value_of_a_column_has_a_table(results: Results) -> None:
     (table,) = by_column_tables(results).values()
-    assert [heading.title for heading in table.headings] == ["method", "condition", "here", "there"]
+    assert [heading.title for heading in table.headings] == ["method", "condition", "here (20)", "there (10)"]
     assert texts(table)[0] == ["FedAvg", "IID", "51.0 ± 1.4", "25.5 ± 0.7"]
     assert texts(table)[3] == ["FedAvg + DeCov 1", "IID", "49.0 (1 of 2 seeds)", "24.5 (1 of 2 seeds)"]
     assert texts(table)[5] == ["FedAvg", "10 clients", MISSING, MISSING]

@@ -51,6 +51,12 @@ class Groups:
         values, codes = np.unique(comparable, return_inverse=True)
         return cls(tuple(map(str, values)), torch.from_numpy(codes.astype(np.int64)))
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Examples of each group."""
+        counts = torch.bincount(self.codes, minlength=len(self.values)).tolist()
+        return dict(zip(self.values, counts, strict=True))
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:

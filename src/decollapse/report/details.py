@@ -101,7 +101,7 @@ def by_column(groups: Sequence[Group]) -> str:
                 [group.label, *(column.show(statistic_of(column, group.compared, group.round)) for column in columns)]
                 for group in groups
             ],
-            caption=f"Test accuracy (%) by {name}, mean ± sample standard deviation over seeds.",
+            caption=f"Test accuracy (%) by {name}, mean ± standard deviation over seeds; in brackets, test examples.",
             marks=marks,
         )
         for name, columns in found.items()

@@ -95,18 +95,17 @@ COLUMNS = (
 
 
 def columns_by_value(runs: Iterable[RunView]) -> dict[str, list[Column]]:
-    """For each column of the data that accuracy was recorded by, such as the domain: a column for each value in it."""
-    found: dict[str, dict[str, None]] = {}
+    """For each column of the test data that accuracy is recorded by, such as the domain: a column for each value."""
+    found: dict[str, dict[str, int]] = {}
     for run in runs:
-        for record in run.records:
-            for name, accuracies in (lookup(record, "evaluation", "by_column") or {}).items():
-                found.setdefault(name, {}).update(dict.fromkeys(accuracies))
+        for name, counts in (run.description.get("test_groups") or {}).items():
+            found.setdefault(name, {}).update(counts)
     return {
         name: [
-            Column(f"accuracy_{name}_{value}", value, ("evaluation", "by_column", name, value), scale=100)
-            for value in values
+            Column(f"accuracy_{name}_{value}", f"{value} ({num})", ("evaluation", "by_column", name, value), scale=100)
+            for value, num in counts.items()
         ]
-        for name, values in found.items()
+        for name, counts in found.items()
     }
 
 

@@ -35,6 +35,7 @@ def by_column_tables(results: Results) -> dict[str, Table]:
                 [*(Entry(cell.row), Entry(cell.column)), *(statistic_entry(results, cell, each) for each in columns)]
                 for cell in results.grid.cells
             ],
+            notes=[f"Mean ± standard deviation over seeds; in brackets, test examples of each {name}."],
         )
         for name, columns in columns_by_value(results.views.values()).items()
     }
