@@ -189,6 +189,12 @@ def test_without_norm_residual_branches_start_at_zero(builder):
     assert torch.equal(model.encoder.stage1[0](x), x)
 
 
+@pytest.mark.parametrize("builder", EVERY_NORM, ids=repr)
+def test_most_features_are_alive_before_training(builder):
+    model, x = draw(builder), torch.randn(64, *SHAPE, generator=torch.Generator().manual_seed(0))
+    assert (model.train()(x).features == 0).all(dim=0).float().mean() < 0.5
+
+
 @pytest.mark.parametrize(("builder", "layers"), [(ResNet8(), 8), (ResNet20(), 20), (ResNet32(), 32)], ids=repr)
 def test_a_cifar_network_has_as_many_weight_layers_as_its_name_says(builder, layers):
     assert sum(isinstance(module, nn.Conv2d | nn.Linear) for module in draw(builder).modules()) == layers

@@ -9,7 +9,8 @@ global average pooling accepts every image size.
 Without normalisation the branches of a deep residual network add up and training diverges. `norm="none"` therefore
 starts every branch at 0 and divides the other weights of the branch by the square root of the number of blocks, after
 Zhang, Dauphin, Ma, "Fixup Initialization", ICLR 2019, https://arxiv.org/abs/1901.09321, without its extra scalars: the
-biases of the convolutions take their place.
+biases of the convolutions take their place. Channels that a shortcut fills with zeros keep the branch as it was drawn:
+0 + 0 has no gradient through the ReLU, and they would be dead for ever.
 """
 
 from __future__ import annotations
@@ -34,16 +35,20 @@ class PaddedShortcut(nn.Module):
         super().__init__()
         self.new_channels = new_channels
         self.stride = stride
+        self.before = new_channels // 2
 
     def forward(self, x: Tensor) -> Tensor:
         """Subsample and pad on both sides of the channels."""
-        before = self.new_channels // 2
         x = x[:, :, :: self.stride, :: self.stride]
-        return pad(x, (0, 0, 0, 0, before, self.new_channels - before))
+        return pad(x, (0, 0, 0, 0, self.before, self.new_channels - self.before))
 
 
 class ResidualBlock(nn.Module):
-    """Two 3 x 3 convolutions beside a shortcut: `relu(shortcut(x) + norm(conv(relu(norm(conv(x))))))`."""
+    """Two 3 x 3 convolutions beside a shortcut: `relu(shortcut(x) + norm(conv(relu(norm(conv(x))))))`.
+
+    Attributes:
+        carried: the channels into which the shortcut brings something.
+    """
 
     def __init__(self, inputs: int, outputs: int, *, stride: int, norm: Norm, project: bool) -> None:
         super().__init__()
@@ -54,12 +59,14 @@ class ResidualBlock(nn.Module):
         self.norm2 = norm_layer(norm, outputs)
         self.relu = nn.ReLU(inplace=True)
         self.shortcut: nn.Module = nn.Identity()
+        self.carried = slice(None)
         if stride != 1 or inputs != outputs:
             if project:
                 conv = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=bias)
                 self.shortcut = nn.Sequential(conv, norm_layer(norm, outputs))
             else:
                 self.shortcut = PaddedShortcut(outputs - inputs, stride)
+                self.carried = slice(self.shortcut.before, self.shortcut.before + inputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """The sum of branch and shortcut, after the ReLU."""
@@ -97,7 +104,7 @@ def _start_branches_at_zero(encoder: nn.Module, *, num_blocks: int) -> None:
     for module in encoder.modules():
         if isinstance(module, ResidualBlock):
             module.conv1.weight.mul_(num_blocks**-0.5)
-            module.conv2.weight.zero_()
+            module.conv2.weight[module.carried].zero_()
 
 
 @dataclass(frozen=True)
